@@ -1,0 +1,1 @@
+"""Photographs and their geometry: reading, writing, face landmarks and alignment (numpy only, no torch)."""
