@@ -1,0 +1,1 @@
+"""Generators behind one protocol: mapping, synthesis, and features after any block."""

@@ -1,0 +1,84 @@
+"""Our own generator files: safetensors with the architecture as JSON in the header. Nothing in them is executed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from data.errors import ModelError
+from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+
+HEADER_KEY = "photodrag_generator"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def load_generator(path: Path) -> tuple[StyleGAN2, str]:
+    """Read a generator file: the module (float32, eval, frozen) and the file's sha256.
+
+    Raises ModelError when the file is missing, damaged, of another kind, or does not fit its own architecture.
+    """
+    if not path.is_file():
+        raise ModelError(f"There is no generator file at {path}: give generator.path=FILE.safetensors.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}).") from error
+    if header is None:
+        raise ModelError(f"{path} is a safetensors file without a photodrag generator header ('{HEADER_KEY}').")
+    generator = StyleGAN2(_config_from(header, path))
+    try:
+        generator.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {path} do not fit the architecture in its header: {error}") from error
+    return generator.eval().requires_grad_(False), sha256_of(path)
+
+
+def _config_from(header: str, path: Path) -> StyleGAN2Config:
+    try:
+        fields = json.loads(header)["stylegan2"]
+        return StyleGAN2Config(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"The generator header of {path} cannot be read ({error}).") from error
+
+
+def save_generator(
+    generator: StyleGAN2, path: Path, extra: dict[str, object] | None = None, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a generator file atomically, weights as `dtype`; `extra` (JSON values) is kept beside the architecture."""
+    header = {"stylegan2": dataclasses.asdict(generator.config), "extra": extra or {}}
+    state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in generator.state_dict().items()}
+    write_atomically(path, save(state, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)}))
+
+
+def write_atomically(path: Path, blob: bytes) -> None:
+    """Write bytes to a temporary name in the same folder, sync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
