@@ -1,0 +1,195 @@
+"""Perceptual distances with cached target features: dlib's face features, and LPIPS on a trunk from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.errors import ModelError
+from inversion.identity import CHIP_SIZE_PX, FaceNetwork
+
+FAR_DISTANCES = (0.97, 1.11, 0.55, 0.19)
+"""Distance of unrelated photographs at each tap, measured; dividing by it makes the taps count alike."""
+LPIPS_SIZE_PX = 256
+BACKBONE_FILES = {
+    "vgg": "vgg16-397923af.pth",
+    "alex": "alexnet-owt-7be5be79.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PreparedTarget:
+    """A target's features, one list of maps for each view of it."""
+
+    views: list[list[Tensor]]
+
+
+class Perceptual(Protocol):
+    """A perceptual distance: features of the target are computed once, then compared with many images."""
+
+    name: str
+
+    @property
+    def num_views(self) -> int:
+        """How many views of the picture take turns; a mean over one turn is comparable between steps."""
+        ...
+
+    def prepare(self, target: Tensor) -> PreparedTarget:
+        """Features of target [N, 3, R, R] in [-1, 1]."""
+        ...
+
+    def distance(self, prepared: PreparedTarget, images: Tensor, step: int) -> Tensor:
+        """Distance [N] of images [N, 3, R, R] to the target (batch 1 or N); `step` picks the view."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A square window of the picture (centre and side as fractions), mirrored or not, that fills the chip."""
+
+    center_x: float
+    center_y: float
+    side: float
+    mirror: bool = False
+
+
+WHOLE_AND_FACE_VIEWS = (
+    View(0.5, 0.5, 1.0),
+    View(0.5, 0.56, 0.66),
+    View(0.51, 0.51, 1.0, mirror=True),
+    View(0.49, 0.58, 0.62, mirror=True),
+    View(0.49, 0.52, 0.98),
+    View(0.51, 0.54, 0.70),
+)
+"""Alternately the whole crop and the face at the scale that the network was trained on, shifted and mirrored so that
+its blind rows and columns never fall on the same pixels."""
+
+
+def cut_view(images: Tensor, view: View, size_px: int = CHIP_SIZE_PX) -> Tensor:
+    """Resample the window of [N, 3, R, R] to [N, 3, size, size], bilinear, the border repeated outside."""
+    flip = -1.0 if view.mirror else 1.0
+    theta = torch.tensor(
+        [[flip * view.side, 0.0, 2 * view.center_x - 1], [0.0, view.side, 2 * view.center_y - 1]],
+        device=images.device,
+        dtype=images.dtype,
+    )
+    shrink = int(images.shape[-1] * view.side / size_px)
+    if shrink > 1:
+        images = F.avg_pool2d(images, shrink)
+    grid = F.affine_grid(
+        theta.expand(images.shape[0], 2, 3), [images.shape[0], 3, size_px, size_px], align_corners=False
+    )
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def unit_channels(x: Tensor) -> Tensor:
+    """[N, C, h, w] scaled to unit length over the channels."""
+    return x * (x.square().sum(dim=1, keepdim=True) + 1e-10).rsqrt()
+
+
+class FacePerceptual:
+    """Distances between taps of dlib's face network, each divided by what unrelated photographs give."""
+
+    name = "face"
+
+    def __init__(self, network: FaceNetwork, views: Sequence[View] = WHOLE_AND_FACE_VIEWS) -> None:
+        self.network = network.requires_grad_(False)
+        self.views = tuple(views)
+
+    @property
+    def num_views(self) -> int:
+        """Views that take turns."""
+        return len(self.views)
+
+    def _features(self, images: Tensor, view: View) -> list[Tensor]:
+        return [unit_channels(tap) for tap in self.network.taps(cut_view(images, view))]
+
+    @torch.no_grad()
+    def prepare(self, target: Tensor) -> PreparedTarget:
+        """Unit-normalised taps of every view of target [N, 3, R, R]."""
+        return PreparedTarget([self._features(target, view) for view in self.views])
+
+    def distance(self, prepared: PreparedTarget, images: Tensor, step: int) -> Tensor:
+        """Mean over taps of the squared distance of unit features, 0 (same) to about 1 (unrelated), [N]."""
+        index = step % len(self.views)
+        found = self._features(images, self.views[index])
+        terms = [
+            (a - b).square().sum(dim=1).mean(dim=(1, 2)) / far
+            for a, b, far in zip(found, prepared.views[index], FAR_DISTANCES, strict=True)
+        ]
+        return torch.stack(terms).mean(dim=0)
+
+
+class LpipsPerceptual:
+    """LPIPS (Zhang et al. 2018), the `lpips` package's network with the target's side cached."""
+
+    def __init__(self, model: nn.Module, backbone: str) -> None:
+        model.eval().requires_grad_(False)
+        self.trunk = model.get_submodule("net")
+        self.scaling = model.get_submodule("scaling_layer")
+        self.linears = list(model.get_submodule("lins").children())
+        self.name = f"lpips_{backbone}"
+
+    @property
+    def num_views(self) -> int:
+        """LPIPS always looks at the whole picture."""
+        return 1
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        if images.shape[-1] > LPIPS_SIZE_PX:
+            images = F.interpolate(images, size=(LPIPS_SIZE_PX, LPIPS_SIZE_PX), mode="area")
+        return [unit_channels(x) for x in self.trunk(self.scaling(images))]
+
+    @torch.no_grad()
+    def prepare(self, target: Tensor) -> PreparedTarget:
+        """Unit-normalised trunk features of target [N, 3, R, R]."""
+        return PreparedTarget([self._features(target)])
+
+    def distance(self, prepared: PreparedTarget, images: Tensor, step: int) -> Tensor:
+        """LPIPS [N]; pictures above 256 px are shrunk by area first."""
+        view = prepared.views[step % self.num_views]
+        terms = [
+            lin((a - b).square()).mean(dim=(1, 2, 3))
+            for lin, a, b in zip(self.linears, self._features(images), view, strict=True)
+        ]
+        return torch.stack(terms).sum(dim=0)
+
+
+def backbone_path(backbone: str, folder: Path | None = None) -> Path:
+    """Where LPIPS's trunk weights are looked for: `folder`, or torch hub's cache."""
+    if folder is None:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return folder / BACKBONE_FILES[backbone]
+
+
+def load_lpips(backbone: str, folder: Path | None = None) -> LpipsPerceptual:
+    """Build LPIPS with its own linear weights and the trunk read from disk; downloads nothing.
+
+    Raises ModelError naming the command that brings a missing trunk.
+    """
+    import lpips
+
+    path = backbone_path(backbone, folder)
+    if not path.is_file():
+        model = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}[backbone]
+        raise ModelError(
+            f"perceptual=lpips_{backbone} needs {path}, which is not there: run "
+            f"python -c \"import torchvision.models as m; m.{model}(weights='IMAGENET1K_V1')\", "
+            "or use perceptual=face, which needs no download."
+        )
+    network = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
+    wanted = network.net.state_dict()
+    try:
+        trunk = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name: trunk["features." + name.split(".", 1)[1]] for name in wanted}
+        network.net.load_state_dict(state, strict=True)
+    except (KeyError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ModelError(f"{path} is not the published trunk of LPIPS-{backbone} ({error}).") from error
+    return LpipsPerceptual(network, backbone)

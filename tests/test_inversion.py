@@ -1,0 +1,221 @@
+"""Projector and tuner on tiny real generators: convergence, resumption to the same bits, penalties, messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from data.errors import ModelError, UsageError
+from data.landmarks import model_path
+from inversion.generators.stylegan2 import StyleGAN2
+from inversion.identity import load_face_network
+from inversion.latents import delta_penalty, latent_stats, pn_penalty
+from inversion.losses import ReconstructionWeights, psnr_db
+from inversion.optimisation import DivergedError, StepInfo, StopRule
+from inversion.perceptual import FacePerceptual
+from inversion.pivotal import TuneSettings, apply_delta, tune
+from inversion.projector import Inversion, ProjectorSettings, project
+from inversion.schedule import latent_noise_std, learning_rate
+from tests.tiny import tiny_generator
+
+PIXELS = ReconstructionWeights(perceptual=0.0, pixel=1.0, color=1.0)
+QUICK = ProjectorSettings(steps=12, start_samples=8, w_stats_samples=200, weights=PIXELS)
+
+
+@pytest.fixture(scope="module")
+def face() -> FacePerceptual:
+    return FacePerceptual(load_face_network(model_path("dlib_face_recognition_resnet_model_v1.dat")))
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    return tiny_generator(32)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sample(generator: StyleGAN2, seed: int) -> torch.Tensor:
+    return generator.synthesize(generator.map(torch.randn(1, generator.z_dim, generator=seeded(seed))))
+
+
+@pytest.mark.parametrize("space", ["w_plus", "w"])
+def test_generated_image_is_inverted(generator: StyleGAN2, face: FacePerceptual, space: str) -> None:
+    settings = ProjectorSettings(
+        space=space,  # type: ignore[arg-type]
+        steps=250,
+        start_samples=64,
+        w_stats_samples=1000,
+        latent_noise=0.0,
+        weights=ReconstructionWeights(perceptual=0.1),
+        noise_weight=10.0,
+    )
+    target = sample(generator, 11)
+    found = project(generator, target, face, settings, seeded())
+    assert found.metrics["psnr_db"] > 30
+    assert psnr_db(found.image, target) == pytest.approx(found.metrics["psnr_db"])
+    assert torch.equal(found.image, generator.synthesize(found.w, "const", found.noise))
+    if space == "w":
+        assert torch.equal(found.w, found.w[:, :1].expand_as(found.w))
+
+
+def test_best_state_is_returned_not_the_last(generator: StyleGAN2, face: FacePerceptual) -> None:
+    wild = ProjectorSettings(
+        steps=20, lr=1.0, lr_rampdown=0.0, start_samples=64, w_stats_samples=200, latent_noise=0.0, weights=PIXELS
+    )
+    target = sample(generator, 12)
+    found = project(generator, target, face, wild, seeded())
+    losses = found.history["reconstruction"]
+    assert found.metrics["reconstruction_loss"] == min(losses) < losses[-1]
+    error = (found.image - target).square().mean()
+    assert float(error) <= min(losses) * (1 + 1e-4)
+
+
+def test_noise_maps_stay_white(generator: StyleGAN2, face: FacePerceptual) -> None:
+    found = project(generator, sample(generator, 13), face, QUICK, seeded())
+    for name, value in found.noise.items():
+        assert abs(float(value.mean())) < 0.2, name
+        assert float(value.square().mean()) == pytest.approx(1.0, abs=0.2), name
+    assert not torch.equal(found.noise["b8.conv0"], generator.noise_maps()["b8.conv0"])
+    fixed = ProjectorSettings(steps=3, start_samples=4, w_stats_samples=200, optimize_noise=False, weights=PIXELS)
+    kept = project(generator, sample(generator, 13), face, fixed, seeded())
+    assert torch.equal(kept.noise["b8.conv0"], generator.noise_maps()["b8.conv0"])
+
+
+class Killed(Exception):
+    """Stands for a process that ends at a checkpoint."""
+
+
+def state_at(step: int) -> tuple[dict[str, Any], Any]:
+    """A place for the checkpoint of one step, and the callback that fills it and stops the run."""
+    kept: dict[str, Any] = {}
+
+    def on_step(info: StepInfo) -> None:
+        if info.step == step:
+            kept.update(info.state())
+            raise Killed
+
+    return kept, on_step
+
+
+def test_projection_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePerceptual) -> None:
+    target = sample(generator, 14)
+    settings = ProjectorSettings(steps=12, start_samples=8, w_stats_samples=200)
+    whole = project(generator, target, face, settings, seeded())
+    kept, on_step = state_at(7)
+    with pytest.raises(Killed):
+        project(generator, target, face, settings, seeded(), on_step=on_step)
+    resumed = project(generator, target, face, settings, seeded(), resume=kept)
+    assert torch.equal(resumed.w, whole.w)
+    assert torch.equal(resumed.image, whole.image)
+    assert resumed.history == whole.history
+
+
+def test_tuning_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePerceptual) -> None:
+    target = sample(generator, 15)
+    pivot = project(generator, target, face, QUICK, seeded())
+    settings = TuneSettings(steps=9, locality_weight=0.1, locality_every=2)
+    whole = tune(generator, target, pivot, face, settings, seeded(1))
+    kept, on_step = state_at(5)
+    with pytest.raises(Killed):
+        tune(generator, target, pivot, face, settings, seeded(1), on_step=on_step)
+    resumed = tune(generator, target, pivot, face, settings, seeded(1), resume=kept)
+    assert all(torch.equal(resumed.delta[name], value) for name, value in whole.delta.items())
+
+
+def test_tuning_closes_the_gap_and_leaves_the_base_alone(generator: StyleGAN2, face: FacePerceptual) -> None:
+    other = tiny_generator(32, seed=9)
+    target = sample(other, 16)
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    pivot = project(generator, target, face, QUICK, seeded())
+    settings = TuneSettings(steps=120, lr=3e-3, weights=ReconstructionWeights(perceptual=0.05))
+    tuned = tune(generator, target, pivot, face, settings, seeded(), base_sha256="abc")
+    assert tuned.metrics["psnr_db"] > pivot.metrics["psnr_db"] + 6
+    assert tuned.base_sha256 == "abc"
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+    again = apply_delta(generator, tuned.delta).synthesize(pivot.w, "const", pivot.noise)
+    assert torch.equal(again, tuned.image)
+    assert all(name.startswith("synthesis.") for name in tuned.delta)
+
+
+def test_locality_keeps_other_latents(generator: StyleGAN2, face: FacePerceptual) -> None:
+    target = sample(tiny_generator(32, seed=9), 17)
+    pivot = project(generator, target, face, QUICK, seeded())
+
+    def drift(weight: float) -> float:
+        settings = TuneSettings(
+            steps=60, lr=3e-3, weights=PIXELS, locality_weight=weight, locality_every=1, locality_alpha=4
+        )
+        moved = apply_delta(generator, tune(generator, target, pivot, face, settings, seeded()).delta)
+        z = torch.randn(8, generator.z_dim, generator=seeded(5))
+        near = pivot.w + 0.3 * (generator.map(z) - pivot.w)
+        return float((moved.synthesize(near) - generator.synthesize(near)).square().mean())
+
+    assert drift(1.0) < 0.8 * drift(0.0)
+
+
+def test_early_stops(generator: StyleGAN2, face: FacePerceptual) -> None:
+    target = sample(generator, 18)
+    reached = ProjectorSettings(
+        steps=200,
+        start_samples=64,
+        w_stats_samples=200,
+        latent_noise=0,
+        weights=PIXELS,
+        stop=StopRule(target_loss=0.05),
+    )
+    found = project(generator, target, face, reached, seeded())
+    assert found.stop_reason == "target"
+    assert found.metrics["reconstruction_loss"] <= 0.05
+    assert found.steps < 200
+    still = ProjectorSettings(steps=200, lr=1e-9, start_samples=8, w_stats_samples=200, optimize_noise=False,
+                              latent_noise=0, weights=PIXELS, stop=StopRule(patience=5))  # fmt: skip
+    assert project(generator, target, face, still, seeded()).stop_reason == "plateau"
+
+
+def test_not_a_number_is_survived(generator: StyleGAN2, face: FacePerceptual) -> None:
+    broken = torch.full((1, 3, 32, 32), float("nan"))
+    with pytest.raises(DivergedError, match=r"lower invert\.lr"):
+        project(generator, broken, face, QUICK, seeded())
+
+
+def test_penalties_measure_what_they_say(generator: StyleGAN2) -> None:
+    stats = latent_stats(generator, 4000, seeded())
+    typical = generator.map(torch.randn(500, generator.z_dim, generator=seeded(1)))
+    assert float(pn_penalty(typical, stats)) == pytest.approx(1.0, abs=0.15)
+    assert float(pn_penalty(stats.w_avg[None, None] + 5 * (typical - stats.w_avg), stats)) > 3
+    assert float(delta_penalty(typical, stats)) == pytest.approx(0.0, abs=1e-9)
+    mixed = torch.stack([typical[0, 0], typical[1, 0]])[None]
+    assert float(delta_penalty(mixed, stats)) > 0.1
+
+
+def test_schedules() -> None:
+    assert learning_rate(0.0, 0.1, 0.05, 0.25) == 0.0
+    assert learning_rate(0.5, 0.1, 0.05, 0.25) == pytest.approx(0.1)
+    assert learning_rate(0.875, 0.1, 0.05, 0.25) == pytest.approx(0.05)
+    assert learning_rate(1.0, 0.1, 0.05, 0.25) == pytest.approx(0.0)
+    assert latent_noise_std(0.0, 2.0, 0.05, 0.75) == pytest.approx(0.1)
+    assert latent_noise_std(0.375, 2.0, 0.05, 0.75) == pytest.approx(0.025)
+    assert latent_noise_std(0.8, 2.0, 0.05, 0.75) == 0.0
+
+
+def test_wrong_input_is_named(generator: StyleGAN2, face: FacePerceptual) -> None:
+    with pytest.raises(UsageError, match=r"target is \[1, 3, 64, 64\].*\[1, 3, 32, 32\]"):
+        project(generator, torch.zeros(1, 3, 64, 64), face, QUICK, seeded())
+    with pytest.raises(UsageError, match="invert.steps=0"):
+        ProjectorSettings(steps=0)
+    with pytest.raises(UsageError, match="invert.space=z"):
+        ProjectorSettings(space="z")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="does not fit this generator: 'synthesis.b4.const'"):
+        apply_delta(generator, {"synthesis.b4.const": torch.zeros(1)})
+
+
+def test_conditional_and_other_architectures(face: FacePerceptual) -> None:
+    for architecture in ("skip", "resnet", "orig"):
+        conditional = tiny_generator(16, c_dim=3, architecture=architecture)
+        ws = conditional.map(torch.randn(1, 32, generator=seeded()), torch.eye(3)[:1])
+        found: Inversion = project(conditional, conditional.synthesize(ws), face, QUICK, seeded())
+        assert found.history["reconstruction"][-1] < found.history["reconstruction"][0]
