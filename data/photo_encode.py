@@ -1,0 +1,261 @@
+"""Photo -> bytes of a JPEG, PNG, TIFF or WebP file, at the bit depth and with the metadata of the photo."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+from data.errors import PhotoError
+from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, mark_ai_edited
+from data.photo_decode import (
+    DAMAGE,
+    DESCRIPTIVE_TIFF_TAGS,
+    EXTRA_ASSOCIATED,
+    EXTRA_UNASSOCIATED,
+    PNG_SIGNATURE,
+    TIFF_EXTRA,
+    TIFF_GPS_IFD,
+    TIFF_XMP,
+    XMP_KEYWORD,
+)
+from data.photo_type import Photo, PhotoFormat, to_u8
+
+DEFAULT_QUALITY = 95
+JPEG_SEGMENT_BYTES = 65533
+JPEG_XMP_BYTES = JPEG_SEGMENT_BYTES - 29
+JPEG_MAX_SIDE_PX, WEBP_MAX_SIDE_PX = 65500, 16383
+DEFLATE_LEVEL = 6
+STRIP_BYTES = 1 << 19
+"""Uncompressed bytes of one TIFF strip, and of one step of the PNG encoder."""
+
+TYPE_BYTE, TYPE_SHORT, TYPE_LONG, TYPE_UNDEFINED = 1, 3, 4, 7
+COMPRESSION_DEFLATE, PREDICTOR_HORIZONTAL = 8, 2
+
+
+def encode_photo(
+    photo: Photo, *, edited: bool, format: PhotoFormat | None = None, quality: int = DEFAULT_QUALITY
+) -> bytes:
+    """The bytes of the photo's file.
+
+    `format=None` keeps the container: PNG, TIFF and WebP are then lossless (WebP also where the input was lossy), JPEG
+    uses the quantisation tables and the subsampling of the input. Another `format` converts: `quality` (1..100) then
+    rules JPEG and WebP, and 16 bits are rounded to 8 for these two.
+    `edited` adds the IPTC digital source type of an AI-edited photo to the XMP.
+    Raises PhotoError where the format cannot hold the photo.
+    """
+    target = format or photo.format
+    xmp = mark_ai_edited(photo.xmp) if edited else photo.xmp
+    _check_target(photo, target)
+    if target == "JPEG":
+        return _encode_jpeg(photo, xmp, quality)
+    if target == "WEBP":
+        return _encode_webp(photo, xmp, lossless=photo.format == "WEBP", quality=quality)
+    return _encode_png(photo, xmp) if target == "PNG" else _encode_tiff(photo, xmp)
+
+
+def _check_target(photo: Photo, target: PhotoFormat) -> None:
+    height, width = photo.shape_hw
+    limit = {"JPEG": JPEG_MAX_SIDE_PX, "WEBP": WEBP_MAX_SIDE_PX}.get(target)
+    if limit and max(height, width) > limit:
+        raise PhotoError(
+            f"A {target} photo has at most {limit} pixels a side, but this one has {width} x {height}; "
+            "set blend.format=png or tiff."
+        )
+    if photo.alpha is not None and target == "JPEG":
+        raise PhotoError("JPEG cannot hold the transparency of this photo; set blend.format=keep, png, tiff or webp.")
+    if photo.premultiplied and target != "TIFF":
+        raise PhotoError(
+            f"{target} cannot hold this photo's premultiplied transparency unchanged; set blend.format=keep or tiff."
+        )
+
+
+def channels_of(photo: Photo) -> NDArray[Any]:
+    """[H,W,C] as the file holds them: C = 1 or 2 for grey that stayed grey, 3, or 4 with alpha."""
+    colours: NDArray[Any] = photo.pixels
+    if photo.is_grey and _has_no_colour(colours):
+        colours = colours[..., :1]
+    if photo.alpha is None:
+        return colours
+    return np.concatenate([colours, photo.alpha[..., None]], axis=2)
+
+
+def _has_no_colour(pixels: NDArray[Any]) -> bool:
+    red = pixels[..., 0]
+    return np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2])
+
+
+def _image_of(channels: NDArray[Any]) -> Image.Image:
+    """A Pillow image of 8-bit (rounded) [H,W,1..4] channels."""
+    eight = np.ascontiguousarray(to_u8(channels))
+    return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
+
+
+def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
+    if xmp is not None and len(xmp) > JPEG_XMP_BYTES:
+        # A packet of another container may be longer than a JPEG segment; the mark of the edit has to stay.
+        xmp = mark_ai_edited(None)
+    exif = EXIF_PREFIX + photo.exif if photo.exif else b""
+    options: dict[str, Any] = {"progressive": photo.jpeg_progressive}
+    if photo.format == "JPEG" and photo.jpeg_tables:
+        options |= {"qtables": [list(table) for table in photo.jpeg_tables], "quality": -1}
+        options["subsampling"] = max(photo.jpeg_subsampling, 0)
+    else:
+        options |= {"quality": quality, "subsampling": 0}
+    if photo.dpi:
+        options["dpi"] = photo.dpi
+    if photo.icc:
+        options["icc_profile"] = photo.icc
+    if xmp:
+        options["xmp"] = xmp
+    if exif and len(exif) <= JPEG_SEGMENT_BYTES:
+        options["exif"] = exif
+    out = io.BytesIO()
+    _image_of(channels_of(photo)).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def _encode_webp(photo: Photo, xmp: bytes | None, *, lossless: bool, quality: int) -> bytes:
+    # `exact` keeps the colours under transparent pixels.
+    options: dict[str, Any] = {"lossless": True, "exact": True} if lossless else {"quality": quality, "exact": True}
+    blocks = {"icc_profile": photo.icc, "exif": photo.exif, "xmp": xmp}
+    channels = channels_of(photo)
+    if channels.shape[2] < 3:
+        channels = np.concatenate([np.repeat(channels[..., :1], 3, axis=2), channels[..., 1:]], axis=2)
+    out = io.BytesIO()
+    _image_of(channels).save(out, "WEBP", **options, **{key: block for key, block in blocks.items() if block})
+    return out.getvalue()
+
+
+# PNG (ISO/IEC 15948)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))
+
+
+def _encode_png(photo: Photo, xmp: bytes | None) -> bytes:
+    """PNG of 8 or 16 bits: Pillow has no 16-bit colour and OpenCV no grey with alpha, so the chunks are made here."""
+    channels = channels_of(photo)
+    height, width, count = channels.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[count]
+    header = struct.pack(">LLBBBBB", width, height, 8 * channels.dtype.itemsize, colour_type, 0, 0, 0)
+    chunks = [_chunk(b"IHDR", header)]
+    chunks += [_chunk(kind, body) for kind, body in photo.png_chunks if not (photo.icc and kind == b"sRGB")]
+    if photo.icc:
+        chunks.append(_chunk(b"iCCP", b"ICC Profile\x00\x00" + zlib.compress(photo.icc)))
+    if photo.exif:
+        chunks.append(_chunk(b"eXIf", photo.exif))
+    if xmp:
+        chunks.append(_chunk(b"iTXt", XMP_KEYWORD + b"\x00" * 5 + xmp))
+    chunks += _png_data(channels)
+    chunks.append(_chunk(b"IEND", b""))
+    return PNG_SIGNATURE + b"".join(chunks)
+
+
+def _png_data(channels: NDArray[Any]) -> list[bytes]:
+    """IDAT chunks; each row gets the filter whose residuals have the smallest absolute sum."""
+    height, width, count = channels.shape
+    step = count * channels.dtype.itemsize
+    row_bytes = width * step
+    rows = max(1, STRIP_BYTES // row_bytes)
+    deflate, chunks = zlib.compressobj(DEFLATE_LEVEL), []
+    above = np.zeros((1, row_bytes), np.uint8)
+    for top in range(0, height, rows):
+        band = np.ascontiguousarray(channels[top : top + rows]).astype(channels.dtype.newbyteorder(">"))
+        raw = band.view(np.uint8).reshape(len(band), row_bytes)
+        chunks.append(deflate.compress(_filtered(raw, above, step).tobytes()))
+        above = raw[-1:]
+    chunks.append(deflate.flush())
+    return [_chunk(b"IDAT", body) for body in chunks if body]
+
+
+def _filtered(raw: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    """[N, row bytes] -> [N, 1 + row bytes]: filter number and residuals of none, Sub, Up or Paeth, row by row."""
+    up = np.concatenate([above, raw[:-1]])
+    left, up_left = np.zeros_like(raw), np.zeros_like(raw)
+    left[:, step:], up_left[:, step:] = raw[:, :-step], up[:, :-step]
+    best = raw
+    kind = np.zeros(len(raw), np.uint8)
+    cost = np.full(len(raw), np.iinfo(np.int64).max)
+    for number, prediction in ((1, left), (2, up), (4, _paeth(left, up, up_left))):
+        residual = raw - prediction
+        sums = np.minimum(residual, 0 - residual).sum(axis=1, dtype=np.int64)
+        better = sums < cost
+        best = np.where(better[:, None], residual, best)
+        kind, cost = np.where(better, np.uint8(number), kind), np.minimum(sums, cost)
+    return np.concatenate([kind[:, None], best], axis=1)
+
+
+def _paeth(left: NDArray[np.uint8], up: NDArray[np.uint8], up_left: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The one of the three neighbours that is nearest to left + up - up_left."""
+    a, b, c = (plane.astype(np.int16) for plane in (left, up, up_left))
+    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, up, up_left))
+
+
+# TIFF 6.0
+
+
+def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
+    """TIFF of 8 or 16 bits, deflated strips with horizontal differencing, the metadata in its first directory."""
+    channels = channels_of(photo)
+    height, width, count = channels.shape
+    rows = max(1, STRIP_BYTES // (width * count * channels.dtype.itemsize))
+    strips = [_tiff_strip(channels[top : top + rows]) for top in range(0, height, rows)]
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    _describe(directory, photo.exif)
+    sizes = [len(strip) for strip in strips]
+    _tag(directory, 256, TYPE_LONG, width)
+    _tag(directory, 257, TYPE_LONG, height)
+    _tag(directory, 258, TYPE_SHORT, (8 * channels.dtype.itemsize,) * count)
+    _tag(directory, 259, TYPE_SHORT, COMPRESSION_DEFLATE)
+    _tag(directory, 262, TYPE_SHORT, 2 if count >= 3 else 1)
+    # Pillow counts strip offsets from the end of the directory.
+    _tag(directory, 273, TYPE_LONG, tuple(np.cumsum([0, *sizes[:-1]]).tolist()))
+    _tag(directory, 277, TYPE_SHORT, count)
+    _tag(directory, 278, TYPE_LONG, rows)
+    _tag(directory, 279, TYPE_LONG, tuple(sizes))
+    _tag(directory, 284, TYPE_SHORT, 1)
+    _tag(directory, 317, TYPE_SHORT, PREDICTOR_HORIZONTAL)
+    if photo.alpha is not None:
+        _tag(directory, TIFF_EXTRA, TYPE_SHORT, EXTRA_ASSOCIATED if photo.premultiplied else EXTRA_UNASSOCIATED)
+    if xmp:
+        _tag(directory, TIFF_XMP, TYPE_BYTE, xmp)
+    if photo.icc:
+        _tag(directory, 34675, TYPE_UNDEFINED, photo.icc)
+    return b"II*\x00" + struct.pack("<L", 8) + directory.tobytes(8) + b"".join(strips)
+
+
+def _tag(directory: TiffImagePlugin.ImageFileDirectory_v2, tag: int, type_: int, value: Any) -> None:
+    directory.tagtype[tag] = type_
+    directory[tag] = value
+
+
+def _describe(directory: TiffImagePlugin.ImageFileDirectory_v2, exif_block: bytes | None) -> None:
+    """Copy what an EXIF block says about the photo into a TIFF directory; a damaged block says nothing."""
+    if not exif_block:
+        return
+    exif = Image.Exif()
+    try:
+        exif.load(EXIF_PREFIX + exif_block)
+        described = {tag: exif[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in exif}
+        described |= {tag: dict(exif.get_ifd(tag)) for tag in (TAG_EXIF_IFD, TIFF_GPS_IFD) if exif.get_ifd(tag)}
+        trial = TiffImagePlugin.ImageFileDirectory_v2()
+        for tag, value in described.items():
+            trial[tag] = value
+        trial.tobytes(8)
+    except DAMAGE:
+        return
+    for tag, value in described.items():
+        directory[tag] = value
+
+
+def _tiff_strip(rows: NDArray[Any]) -> bytes:
+    """[N,W,C] -> deflated bytes (little endian) of the differences between neighbours in a row."""
+    differences = rows.copy()
+    differences[:, 1:] = rows[:, 1:] - rows[:, :-1]
+    return zlib.compress(differences.astype(rows.dtype.newbyteorder("<")).tobytes(), DEFLATE_LEVEL)
