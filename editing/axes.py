@@ -1,0 +1,37 @@
+"""The natural axes of a generator's latents: directions and spreads measured on mapped samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inversion.generators.protocol import Generator
+
+SAMPLES = 2048
+SEED = 0  # the statistics belong to the generator, so every drag on it must see the same ones
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LatentAxes:
+    """Rows of basis [D, D] are principal directions of W, each as long as the samples' standard deviation along it."""
+
+    basis: Tensor
+
+    def move(self, code: Tensor) -> Tensor:
+        """The move in W [..., D] of a code [..., D] in standard deviations along the axes."""
+        return code @ self.basis
+
+
+def latent_axes(generator: Generator, like: Tensor, samples: int = SAMPLES) -> LatentAxes:
+    """Principal axes of mapped latents (w of normal z; labels all zero), in the dtype and on the device of `like`."""
+    rng = torch.Generator().manual_seed(SEED)
+    z = torch.randn(samples, generator.z_dim, generator=rng).to(like)
+    labels = like.new_zeros(samples, generator.c_dim) if generator.c_dim else None
+    with torch.no_grad():
+        w = generator.map(z, labels)[:, 0].double()
+    centred = w - w.mean(dim=0)
+    variances, directions = torch.linalg.eigh(centred.t() @ centred / max(samples - 1, 1))
+    basis = directions * variances.clamp_min(0).sqrt()
+    return LatentAxes(basis.t().to(like))

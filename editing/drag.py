@@ -1,0 +1,303 @@
+"""Point dragging on a generator's features (DragGAN, Pan et al. 2023): pure steps and the short loop that runs them.
+
+A step computes one feature map, not a picture: motion supervision and tracking read patches of one mid-network block at
+that block's own resolution. Points are (x, y); outside this file in crop pixels, inside it in feature pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from editing.drag_task import DragSettings, DragTask, distance_px, latent, prepare
+from editing.points import Drag, PointsLike
+from editing.trackers import crop_from_feature, sample, track
+from inversion.generators.protocol import Generator, NoiseMaps
+
+__all__ = [
+    "Drag",
+    "DragSettings",
+    "DragState",
+    "DragStep",
+    "DragTask",
+    "Edited",
+    "StopReason",
+    "advance",
+    "begin",
+    "drag",
+    "motion_loss",
+    "prepare",
+    "verdict",
+]
+
+StopReason = Literal["arrived", "cap", "stalled", "lost", "stopped"]
+
+HOLD_WEIGHT = 2.0  # of anchors against motion; less lets the picture slide under them (measured)
+MAX_STEP_PX = 1.0  # feature pixels a patch is asked to move in one step
+LOST_RATIO = 0.9  # of the feature difference to a random place: such a match is no match
+LOST_STEPS = 8
+STALL_STEPS = 30
+STALL_GAIN = 0.01  # of the first distance: less progress than this in STALL_STEPS is none
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DragStep:
+    """What a watcher is told after a step: points [N, 2] and their mean distance to the targets, in crop pixels."""
+
+    step: int
+    total: int
+    loss: float
+    points: Tensor
+    distance_px: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Edited:
+    """A finished drag: w [1, L, D], image [1, 3, R, R], tracks [T, N, 2] in crop pixels (T = steps + 1), frames RGB."""
+
+    w: Tensor
+    image: Tensor
+    tracks: Tensor
+    stop_reason: StopReason
+    steps: int
+    frames: list[NDArray[np.uint8]]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DragState:
+    """One moment of a drag; never changed, so keeping a state is keeping a snapshot.
+
+    code [1, layers, D] is the latent's move along `DragTask.axes`; features [1, C, r, r] carry the graph from it;
+    points [N, 2] in feature pixels; lost [N] bool; distance_px [N] to the targets, in crop pixels. `best_*` belong to
+    the state of least mean distance so far; `mark` is (step, mean distance) of the last real progress.
+    """
+
+    step: int
+    code: Tensor
+    features: Tensor
+    points: Tensor
+    lost: Tensor
+    moments: tuple[Tensor, Tensor]
+    loss: float
+    distance_px: Tensor
+    lost_steps: int
+    best_step: int
+    best_code: Tensor
+    best_px: float
+    mark: tuple[int, float]
+
+
+def drag(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    handles_crop: PointsLike,
+    targets_crop: PointsLike,
+    mask_crop: Tensor | None = None,
+    settings: DragSettings | None = None,
+    on_step: Callable[[DragStep], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Edited:
+    """Move the handles to their targets by changing the latent (DragGAN, Pan et al. 2023).
+
+    w [1, L, D]; handles and targets [N, 2] in crop pixels; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
+    change. The result is the best state seen: the one with the least mean distance between tracked handles and targets.
+    UsageError for points, masks, latents or settings that do not fit the generator.
+    """
+    task = prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings or DragSettings())
+    state = begin(task)
+    tracks, frames = [crop_points(task, state)], film(task, state)
+    while (reason := verdict(task, state)) is None:
+        if should_stop is not None and should_stop():
+            reason = "stopped"
+            break
+        state = advance(task, state)
+        tracks.append(crop_points(task, state))
+        frames += film(task, state)
+        if on_step is not None:
+            on_step(report(task, state))
+    return finish(task, state, reason, tracks, frames)
+
+
+def begin(task: DragTask) -> DragState:
+    """The state before the first step: the start latent, the handles where they were put."""
+    code = task.w_start.new_zeros(1, task.layers, task.w_start.shape[2])
+    features, code = render_features(task, code)
+    distance = distance_px(task, task.handles)
+    mean = float(distance.mean())
+    return DragState(
+        step=0,
+        code=code,
+        features=features,
+        points=task.handles,
+        lost=torch.zeros(len(task.handles), dtype=torch.bool, device=code.device),
+        moments=(torch.zeros_like(code), torch.zeros_like(code)),
+        loss=0.0,
+        distance_px=distance,
+        lost_steps=0,
+        best_step=0,
+        best_code=code.detach(),
+        best_px=mean,
+        mark=(0, mean),
+    )
+
+
+def advance(task: DragTask, state: DragState) -> DragState:
+    """One step: supervise, move the latent, find the handles again; the tracking pass serves the next gradient."""
+    loss = total_loss(task, state)
+    (gradient,) = torch.autograd.grad(loss, state.code)
+    code, moments = adam(task, state, gradient)
+    features, code = render_features(task, code)
+    with torch.no_grad():
+        found = track(features, task.template, state.points, task.match_patch, task.search_px)
+    lost = ~(found.residual <= LOST_RATIO * task.typical)
+    points = torch.where(lost[:, None], state.points, found.points)
+    distance = distance_px(task, points)
+    mean = float(distance.mean())
+    all_lost = bool(lost[task.moving].all())
+    better = mean < state.best_px and not all_lost
+    gained = mean < state.mark[1] - STALL_GAIN * float(distance_px(task, task.handles).mean())
+    step = state.step + 1
+    return DragState(
+        step=step,
+        code=code,
+        features=features,
+        points=points,
+        lost=lost,
+        moments=moments,
+        loss=float(loss.detach()),
+        distance_px=distance,
+        lost_steps=state.lost_steps + 1 if all_lost else 0,
+        best_step=step if better else state.best_step,
+        best_code=code.detach() if better else state.best_code,
+        best_px=mean if better else state.best_px,
+        mark=(step, mean) if gained else state.mark,
+    )
+
+
+def verdict(task: DragTask, state: DragState) -> StopReason | None:
+    """Why the drag ends here, or None when it goes on."""
+    there = (state.distance_px <= task.stop_px) & ~state.lost
+    if bool(there[task.moving].all()):
+        return "arrived"
+    if state.lost_steps >= LOST_STEPS:
+        return "lost"
+    if state.step >= task.settings.steps:
+        return "cap"
+    return "stalled" if state.step - state.mark[0] >= STALL_STEPS else None
+
+
+def total_loss(task: DragTask, state: DragState) -> Tensor:
+    """Motion supervision of moving pairs, hold of anchors, the mask's term, and the pull to the start latent.
+
+    Feature differences count in standard deviations of the start features, so that the weights mean the same on every
+    generator.
+    """
+    loss = motion_loss(state.features, state.points, task.targets, task.patch, ~state.lost & task.moving)
+    loss = loss + HOLD_WEIGHT * hold_loss(state.features, task)
+    if task.keep is not None:
+        change = (state.features - task.start_features).abs() * task.keep
+        loss = loss + task.settings.mask_weight * change.mean()
+    return loss / task.feature_std + task.settings.pull_weight * state.code.square().mean()
+
+
+def hold_loss(features: Tensor, task: DragTask) -> Tensor | float:
+    """Mean |F(q) - F0(q)| over discs round the anchors: what stands there at the start shall stay there."""
+    around = task.handles[~task.moving][:, None] + task.patch
+    if not len(around):
+        return 0.0
+    return (sample(features, around) - sample(task.start_features, around)).abs().mean()
+
+
+def motion_loss(features: Tensor, points: Tensor, targets: Tensor, patch: Tensor, alive: Tensor) -> Tensor:
+    """Mean |sg F(q) - F(q + d)| over discs q round the living points (DragGAN eq. 1), a scalar.
+
+    features [1, C, r, r]; points, targets [N, 2]; patch [K, 2] offsets of the disc; alive [N] bool. d points to the
+    target and is MAX_STEP_PX long, or shorter where less remains, so that a handle can land between two pixels.
+    """
+    remaining = targets - points
+    length = remaining.norm(dim=1, keepdim=True)
+    move = remaining * (MAX_STEP_PX / length.clamp_min(MAX_STEP_PX))
+    around = points[:, None] + patch
+    source = sample(features, around).detach()
+    moved = sample(features, around + move[:, None])
+    per_point = (moved - source).abs().mean(dim=(1, 2))
+    return (per_point * alive).sum() / alive.sum().clamp_min(1)
+
+
+def adam(task: DragTask, state: DragState, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The next code and moments after one Adam step (Kingma and Ba 2015)."""
+    beta1, beta2 = ADAM_BETAS
+    t = state.step + 1
+    first = beta1 * state.moments[0] + (1 - beta1) * gradient
+    second = beta2 * state.moments[1] + (1 - beta2) * gradient.square()
+    move = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + ADAM_EPS)
+    return state.code.detach() - task.settings.lr * move, (first, second)
+
+
+def render_features(task: DragTask, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [1, C, r, r] with their graph, and the code as the leaf that the graph ends in."""
+    leaf = code.detach().requires_grad_(True)
+    with torch.enable_grad():
+        features = task.generator.features(latent(task, leaf), task.resolution, "const", task.noise)
+    return features, leaf
+
+
+def crop_points(task: DragTask, state: DragState) -> Tensor:
+    """The state's points [N, 2] in crop pixels, on the CPU."""
+    return crop_from_feature(state.points, task.generator.resolution, task.resolution).cpu()
+
+
+def report(task: DragTask, state: DragState) -> DragStep:
+    """What a watcher is told of a state."""
+    mean = float(state.distance_px.mean())
+    return DragStep(state.step, task.settings.steps, state.loss, crop_points(task, state), mean)
+
+
+def picture(task: DragTask, code: Tensor) -> Tensor:
+    """The image [1, 3, R, R] of a code, without a graph."""
+    with torch.no_grad():
+        return task.generator.synthesize(latent(task, code.detach()), "const", task.noise)
+
+
+def film(task: DragTask, state: DragState) -> list[NDArray[np.uint8]]:
+    """The frame due at this state, [R, R, 3] RGB, in a list; an empty list between frames."""
+    every = task.settings.frame_every
+    if not every or state.step % every:
+        return []
+    return [to_frame(picture(task, state.code))]
+
+
+def to_frame(image: Tensor) -> NDArray[np.uint8]:
+    """An image [1, 3, R, R] of [-1, 1] as uint8 [R, R, 3]."""
+    pixels = ((image[0].permute(1, 2, 0).float() + 1.0) * 127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).cpu().numpy()
+
+
+def finish(
+    task: DragTask, state: DragState, reason: StopReason, tracks: list[Tensor], frames: list[NDArray[np.uint8]]
+) -> Edited:
+    """The best state of a drag as its result; the film ends with that state's picture."""
+    image = picture(task, state.best_code)
+    if frames and state.step:
+        frames = [*frames, to_frame(image)]
+    metrics = {
+        "distance_before_px": float(distance_px(task, task.handles).mean()),
+        "distance_after_px": state.best_px,
+        "best_step": float(state.best_step),
+        "feature_resolution": float(task.resolution),
+        "w_layers": float(task.layers),
+        "stop_px": task.stop_px,
+        "latent_move": float(state.best_code.square().mean().sqrt()),
+    }
+    w = latent(task, state.best_code)
+    return Edited(w, image, torch.stack(tracks), reason, state.step, frames, metrics)

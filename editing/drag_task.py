@@ -1,0 +1,197 @@
+"""What stays fixed during a drag: settings, the checked task, and the rules that pick block, layers and distances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.errors import UsageError
+from editing.axes import LatentAxes, latent_axes
+from editing.points import PointsLike, check_pairs
+from editing.trackers import disc_offsets, feature_from_crop, sample
+from inversion.generators.protocol import Generator, NoiseMaps
+
+PAPER_SIZE_PX = 512  # the size in which the paper's radii and stop distance are given
+AUTO_BLOCK_PX = (32, 128)  # the feature block that is chosen when none is asked for
+MIN_DISC_PX = 1.0  # feature pixels
+MIN_MATCH_PX = 1.0  # feature pixels
+MIN_SEARCH_PX = 2  # feature pixels
+MIN_STOP_PX = 0.35  # crop pixels: finer than the tracker can tell on a small crop
+MANY_POINTS = 5  # above this the paper doubles the stop distance
+
+
+@dataclass(frozen=True, slots=True)
+class DragSettings:
+    """How a drag is run; 0 means automatic for feature_resolution, w_layers and stop_px.
+
+    `lr` is the step in standard deviations of the generator's latents; `r1_px`, `r2_px` are the supervision and search
+    radii of a 512 px image and scale with the crop; `stop_px` is in crop pixels; `frame_every` 0 renders no frames;
+    `pull_weight` holds the latent near its start (mean squared distance in standard deviations).
+    """
+
+    steps: int = 120
+    lr: float = 0.05
+    r1_px: float = 3.0
+    r2_px: float = 12.0
+    mask_weight: float = 4.0
+    feature_resolution: int = 0
+    w_layers: int = 0
+    stop_px: float = 0.0
+    frame_every: int = 2
+    pull_weight: float = 0.03
+
+    def __post_init__(self) -> None:
+        _check_range("steps", self.steps, 0, 100_000)
+        _check_range("lr", self.lr, 1e-8, 10.0)
+        _check_range("r1_px", self.r1_px, 0.0, PAPER_SIZE_PX)
+        _check_range("r2_px", self.r2_px, 0.0, PAPER_SIZE_PX)
+        for name in ("mask_weight", "pull_weight", "stop_px"):
+            _check_range(name, getattr(self, name), 0.0, 1e9)
+        for name in ("feature_resolution", "w_layers", "frame_every"):
+            _check_range(name, getattr(self, name), 0, 100_000)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DragTask:
+    """What stays fixed during a drag; points and lengths in feature pixels unless the name says otherwise.
+
+    handles, targets [N, 2]; moving [N] bool is False for anchors, pairs that start within the stop distance; template
+    [N, K, C] the handles' first features at the offsets match_patch [K, 2]; typical [N] their mean squared difference
+    to a random place; start_features [1, C, r, r]; keep [1, 1, r, r] is 1 where nothing may change, or None; patch
+    [K, 2] offsets of the supervision disc.
+    """
+
+    generator: Generator
+    noise: NoiseMaps | None
+    w_start: Tensor
+    axes: LatentAxes
+    settings: DragSettings
+    resolution: int
+    layers: int
+    handles: Tensor
+    targets: Tensor
+    moving: Tensor
+    template: Tensor
+    typical: Tensor
+    start_features: Tensor
+    feature_std: float
+    keep: Tensor | None
+    patch: Tensor
+    match_patch: Tensor
+    search_px: int
+    stop_px: float
+
+
+def prepare(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    handles_crop: PointsLike,
+    targets_crop: PointsLike,
+    mask_crop: Tensor | None,
+    settings: DragSettings,
+    axes: LatentAxes | None = None,
+) -> DragTask:
+    """Check the arguments of `drag` and compute what stays fixed; `axes` saves measuring them again."""
+    if w.shape != (1, generator.num_ws, generator.w_dim):
+        raise UsageError(f"A drag takes w of [1, {generator.num_ws}, {generator.w_dim}], not {list(w.shape)}.")
+    size = generator.resolution
+    start, goal = check_pairs(handles_crop, targets_crop, size)
+    resolution = pick_resolution(generator, settings.feature_resolution)
+    handles, targets = (feature_from_crop(torch.as_tensor(p).to(w), size, resolution) for p in (start, goal))
+    w = w.detach()
+    with torch.no_grad():
+        features = generator.features(w, resolution, "const", noise)
+    match_patch = disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_MATCH_PX), w)
+    template = sample(features, handles[:, None] + match_patch)
+    stop_px = pick_stop(settings.stop_px, size, len(start))
+    return DragTask(
+        generator=generator,
+        noise=noise,
+        w_start=w,
+        axes=axes or latent_axes(generator, w),
+        settings=settings,
+        resolution=resolution,
+        layers=pick_layers(generator, settings.w_layers, resolution),
+        handles=handles,
+        targets=targets,
+        moving=(targets - handles).norm(dim=1) * (size / resolution) > stop_px,
+        template=template,
+        typical=typical_difference(features, sample(features, handles)),
+        start_features=features,
+        feature_std=max(float(features.std()), 1e-8),
+        keep=keep_mask(mask_crop, size, resolution, settings.mask_weight, w),
+        patch=disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_DISC_PX), w),
+        match_patch=match_patch,
+        search_px=max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX),
+        stop_px=stop_px,
+    )
+
+
+def typical_difference(features: Tensor, values: Tensor) -> Tensor:
+    """Mean squared difference [N] of values [N, C] to all places of features [1, C, r, r]: variance plus bias."""
+    flat = features[0].flatten(1)
+    return (flat.var(dim=1, correction=0) + (values - flat.mean(dim=1)).square()).mean(dim=1)
+
+
+def latent(task: DragTask, code: Tensor) -> Tensor:
+    """w [1, L, D] of a code: the start plus the move in the leading layers; the start itself, bit by bit, for zeros."""
+    head = task.w_start[:, : task.layers] + task.axes.move(code)
+    return torch.cat([head, task.w_start[:, task.layers :]], dim=1)
+
+
+def distance_px(task: DragTask, points: Tensor) -> Tensor:
+    """Distance [N] of points in feature pixels to their targets, in crop pixels."""
+    return (task.targets - points).norm(dim=1) * (task.generator.resolution / task.resolution)
+
+
+def pick_resolution(generator: Generator, wanted: int) -> int:
+    """The feature block: `wanted`, or for 0 the one of a quarter of the picture's side, within 32 to 128 px.
+
+    128 px is the paper's sixth block, a quarter of its 512 px pictures; below 32 px a face's parts are no longer apart.
+    """
+    blocks = generator.block_resolutions
+    if not wanted:
+        wanted = min(max(generator.resolution // 4, AUTO_BLOCK_PX[0]), AUTO_BLOCK_PX[1])
+        return min(blocks, key=lambda r: (abs(r - wanted), r))
+    if wanted not in blocks:
+        raise UsageError(f"edit.feature_resolution is {wanted}; this generator has {blocks}, and 0 means automatic.")
+    return wanted
+
+
+def pick_layers(generator: Generator, wanted: int, resolution: int) -> int:
+    """How many leading W+ layers move: `wanted`, or for 0 six sixteenths of all (the paper's 6 at 512 px).
+
+    Never more than reach the feature block: later ones get no gradient.
+    """
+    used = generator.ws_used_by(resolution)
+    if wanted > generator.num_ws:
+        raise UsageError(f"edit.w_layers is {wanted}; this generator has {generator.num_ws}, and 0 means automatic.")
+    return min(used, wanted or -(-generator.num_ws * 6 // 16))
+
+
+def pick_stop(wanted_px: float, size: int, points: int) -> float:
+    """The distance in crop pixels that counts as arrived: `wanted_px`, or for 0 the paper's, scaled to the crop."""
+    if wanted_px:
+        return wanted_px
+    return max(size / PAPER_SIZE_PX, MIN_STOP_PX) * (2.0 if points > MANY_POINTS else 1.0)
+
+
+def keep_mask(mask: Tensor | None, size: int, resolution: int, weight: float, like: Tensor) -> Tensor | None:
+    """1 - mask averaged to [1, 1, r, r], or None when nothing has to be kept; UsageError for another shape or range."""
+    if mask is None or not weight:
+        return None
+    if mask.shape != (1, 1, size, size):
+        raise UsageError(f"The drag's mask has the shape {list(mask.shape)}; [1, 1, {size}, {size}] is needed.")
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise UsageError("The drag's mask holds values outside [0, 1]; 1 is where the picture may change.")
+    keep = 1.0 - F.interpolate(mask.to(like), size=(resolution, resolution), mode="area")
+    return keep if bool((keep > 0).any()) else None
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"edit.{name} is {value}; it must lie between {low:g} and {high:g}.")

@@ -1,0 +1,201 @@
+"""Ready-made drags from the 68 face landmarks: smile, open_mouth, turn_left ... (numpy only).
+
+Every move is written in the face's own axes and in units of its inter-ocular distance, so a preset turns, grows and
+shrinks with the face. Left and right are those of the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import UsageError
+from editing.points import Drag, Points, PointsLike, points_array
+
+LANDMARKS = 68
+CHIN = 8
+LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
+EYE_CORNERS = (36, 39, 42, 45)
+NOSE_TIP, NOSE_BASE = 30, 33
+MOUTH_LEFT, MOUTH_RIGHT = 48, 54
+UPPER_LIP, LOWER_LIP = 51, 57
+CHIN_PAD = LANDMARKS  # made here, half way from the lower lip to the chin: the chin itself may leave a tight crop
+LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))  # (upper, lower) of the left, then of the right eye
+INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # (upper, lower)
+LEFT_BROW, RIGHT_BROW = (18, 19, 20), (23, 24, 25)
+LEFT_JAW, RIGHT_JAW = (3, 4, 5), (13, 12, 11)
+MASK_CORE, MASK_FADE = 0.45, 0.5  # inter-ocular distances: fully editable round a move, then fading out
+MASK_GRID = 192  # the mask is smooth, so it is computed this coarse and enlarged
+MAX_STRENGTH = 3.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FaceFrame:
+    """A face's own axes: unit vectors right and down [2] in photo pixels, unit_px the inter-ocular distance.
+
+    points [69, 2] are the 68 landmarks and CHIN_PAD.
+    """
+
+    points: Points
+    right: Points
+    down: Points
+    unit_px: float
+
+    def gap(self, pairs: Sequence[tuple[int, int]]) -> float:
+        """Mean opening between (upper, lower) landmarks along `down`, in inter-ocular distances, at least 0."""
+        upper, lower = (self.points[[pair[i] for pair in pairs]] for i in (0, 1))
+        return max(0.0, float(((lower - upper) @ self.down).mean() / self.unit_px))
+
+
+Moves = dict[int, tuple[float, float]]
+"""Landmark index -> (right, down) in inter-ocular distances; (0, 0) is an anchor."""
+
+
+def face_frame(landmarks: PointsLike) -> FaceFrame:
+    """The axes of landmarks [68, 2] in photo pixels; UsageError when they are not a face's."""
+    points = points_array(landmarks, "landmarks")
+    if len(points) != LANDMARKS:
+        raise UsageError(f"A preset needs {LANDMARKS} face landmarks; {len(points)} were given: drag points by hand.")
+    across = points[RIGHT_EYE].mean(axis=0) - points[LEFT_EYE].mean(axis=0)
+    unit_px = float(np.hypot(*across))
+    if unit_px < 1.0:
+        raise UsageError(f"The eyes are only {unit_px:.2f} px apart, too near for a preset: use a larger photo.")
+    right = across / unit_px
+    chin_pad = points[[LOWER_LIP, CHIN]].mean(axis=0, keepdims=True)
+    return FaceFrame(np.concatenate([points, chin_pad]), right, np.array([-right[1], right[0]]), unit_px)
+
+
+def smile(_face: FaceFrame) -> Moves:
+    """Mouth corners outward and up."""
+    return {MOUTH_LEFT: (-0.12, -0.10), MOUTH_RIGHT: (0.12, -0.10), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+
+
+def open_mouth(_face: FaceFrame) -> Moves:
+    """Lower lip and what is below it down, upper lip a little up."""
+    return {LOWER_LIP: (0.0, 0.28), CHIN_PAD: (0.0, 0.20), UPPER_LIP: (0.0, -0.03), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+
+
+def close_mouth(face: FaceFrame) -> Moves:
+    """Lips together: the lower one travels four fifths of the present opening, what is below it less."""
+    gap = face.gap(INNER_LIPS)
+    return {
+        LOWER_LIP: (0.0, -0.8 * gap),
+        UPPER_LIP: (0.0, 0.2 * gap),
+        CHIN_PAD: (0.0, -0.6 * gap),
+        **_anchors(*EYE_CORNERS, NOSE_TIP),
+    }
+
+
+def raise_brows(_face: FaceFrame) -> Moves:
+    """Both brows up, eyes held."""
+    return {**dict.fromkeys((*LEFT_BROW, *RIGHT_BROW), (0.0, -0.12)), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+
+
+def open_eyes(_face: FaceFrame) -> Moves:
+    """Upper lids up, lower lids a little down, eye corners held."""
+    moves = _anchors(*EYE_CORNERS, NOSE_TIP)
+    for upper, lower in LIDS:
+        moves |= {upper: (0.0, -0.07), lower: (0.0, 0.03)}
+    return moves
+
+
+def close_eyes(face: FaceFrame) -> Moves:
+    """Lids together: the upper ones travel four fifths of the present opening."""
+    gap = face.gap(LIDS)
+    moves = _anchors(*EYE_CORNERS, NOSE_TIP)
+    for upper, lower in LIDS:
+        moves |= {upper: (0.0, 0.8 * gap), lower: (0.0, -0.2 * gap)}
+    return moves
+
+
+def turn_left(_face: FaceFrame) -> Moves:
+    """The head turns towards the picture's left: what is nearer to the camera moves farther."""
+    depth = {NOSE_TIP: 0.30, NOSE_BASE: 0.25, UPPER_LIP: 0.22, LOWER_LIP: 0.20, CHIN_PAD: 0.16}
+    depth |= {27: 0.18, MOUTH_LEFT: 0.14, MOUTH_RIGHT: 0.17}
+    depth |= {36: 0.06, 39: 0.13, 42: 0.15, 45: 0.12}
+    return {index: (-shift, 0.0) for index, shift in depth.items()}
+
+
+def turn_right(face: FaceFrame) -> Moves:
+    """The head turns towards the picture's right: `turn_left` in the mirror."""
+    mirror = {36: 45, 39: 42, 42: 39, 45: 36, MOUTH_LEFT: MOUTH_RIGHT, MOUTH_RIGHT: MOUTH_LEFT}
+    return {mirror.get(index, index): (-right, down) for index, (right, down) in turn_left(face).items()}
+
+
+def slim(_face: FaceFrame) -> Moves:
+    """The jaw's sides inward, eyes, nose and mouth held."""
+    moves = {**dict.fromkeys(LEFT_JAW, (0.10, 0.0)), **dict.fromkeys(RIGHT_JAW, (-0.10, 0.0))}
+    return moves | _anchors(*EYE_CORNERS, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT, CHIN_PAD)
+
+
+PRESETS: dict[str, Callable[[FaceFrame], Moves]] = {
+    "smile": smile,
+    "open_mouth": open_mouth,
+    "close_mouth": close_mouth,
+    "raise_brows": raise_brows,
+    "open_eyes": open_eyes,
+    "close_eyes": close_eyes,
+    "turn_left": turn_left,
+    "turn_right": turn_right,
+    "slim": slim,
+}
+
+
+def preset_drag(
+    name: str, landmarks: PointsLike, strength: float = 1.0, shape_hw: tuple[int, int] | None = None
+) -> Drag:
+    """The drag of a preset: handles and targets [N, 2] in photo pixels from landmarks [68, 2] in photo pixels.
+
+    Moves are multiplied by `strength` (-3 to 3; negative reverses). With the photo's `shape_hw` the drag also gets a
+    soft mask [H, W], 1 round everything that moves. UsageError for an unknown name, a strength out of range, or
+    landmarks that are no face.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"edit.preset is '{name}'; the presets are {', '.join(PRESETS)}.")
+    if not -MAX_STRENGTH <= strength <= MAX_STRENGTH:
+        raise UsageError(f"edit.strength is {strength}; it must lie between {-MAX_STRENGTH:g} and {MAX_STRENGTH:g}.")
+    face = face_frame(landmarks)
+    moves = PRESETS[name](face)
+    handles = face.points[list(moves)]
+    steps = np.array(list(moves.values())) * (strength * face.unit_px)
+    targets = handles + steps @ np.stack([face.right, face.down])
+    mask = None if shape_hw is None else _soft_mask(handles, targets, face.unit_px, shape_hw)
+    return Drag(handles, targets, mask)
+
+
+def _anchors(*indices: int) -> Moves:
+    return dict.fromkeys(indices, (0.0, 0.0))
+
+
+def _soft_mask(handles: Points, targets: Points, unit_px: float, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """float32 [H, W]: 1 near the segments handle -> target that move, falling smoothly to 0; anchors do not count."""
+    moved = (handles != targets).any(axis=1)
+    if not moved.any():
+        return np.zeros(shape_hw, dtype=np.float32)
+    rows, columns = (np.linspace(0.0, n - 1, min(n, MASK_GRID)) for n in shape_hw)
+    grid = np.stack(np.meshgrid(columns, rows), axis=-1)
+    away = _distance_to_segments(grid, handles[moved], targets[moved]) / unit_px
+    fade = np.clip((MASK_CORE + MASK_FADE - away) / MASK_FADE, 0.0, 1.0)
+    return _enlarge(fade * fade * (3.0 - 2.0 * fade), rows, columns, shape_hw)
+
+
+def _distance_to_segments(grid: Points, starts: Points, ends: Points) -> Points:
+    """Distance [h, w] of grid points [h, w, 2] to the nearest of the segments between starts and ends [N, 2]."""
+    nearest = np.full(grid.shape[:2], np.inf)
+    for start, end in zip(starts, ends, strict=True):
+        along = end - start
+        share = np.clip((grid - start) @ along / (along @ along), 0.0, 1.0)
+        nearest = np.minimum(nearest, np.hypot(*np.moveaxis(grid - start - share[..., None] * along, -1, 0)))
+    return nearest
+
+
+def _enlarge(coarse: Points, rows: Points, columns: Points, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Values at the grid rows x columns, linearly interpolated at every pixel: float32 [H, W]."""
+    weights = []
+    for knots, count in zip((rows, columns), shape_hw, strict=True):
+        hats = [np.interp(np.arange(count), knots, row) for row in np.eye(len(knots))]
+        weights.append(np.stack(hats, axis=1).astype(np.float32))
+    return np.clip(weights[0] @ coarse.astype(np.float32) @ weights[1].T, 0.0, 1.0)

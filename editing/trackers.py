@@ -1,0 +1,127 @@
+"""Finding a point again on a feature map: sampling, window search and sub-pixel refinement (pure functions).
+
+Points are (x, y) in pixels of the feature map, pixel centres at integer coordinates; maps are [1, C, h, w].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+REFINE_ITERATIONS = 4
+REFINE_REACH_PX = 1.0  # the window search is already within one pixel
+DAMPING = 1e-3  # of the Gauss-Newton matrix's trace: flat texture gives no step instead of a wild one
+CHUNK_ELEMENTS = 1 << 22  # most values gathered at once in the window search
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Match:
+    """Where templates were found: points [N, 2] and the mean squared feature difference there, residual [N]."""
+
+    points: Tensor
+    residual: Tensor
+
+
+def feature_from_crop(points: Tensor, crop_size: int, feature_size: int) -> Tensor:
+    """Crop pixels [..., 2] to feature pixels: f = (p + 0.5) * r / R - 0.5."""
+    return (points + 0.5) * (feature_size / crop_size) - 0.5
+
+
+def crop_from_feature(points: Tensor, crop_size: int, feature_size: int) -> Tensor:
+    """Feature pixels [..., 2] to crop pixels, the inverse of `feature_from_crop`."""
+    return (points + 0.5) * (crop_size / feature_size) - 0.5
+
+
+def sample(features: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values [..., C] of features [1, C, h, w] at points [..., 2]; outside, the border's value.
+
+    Differentiable in the features and in the points.
+    """
+    height, width = features.shape[2:]
+    scale = points.new_tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)])
+    grid = (points * scale - 1.0).reshape(1, -1, 1, 2)
+    values = F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return values[0, :, :, 0].t().reshape(*points.shape[:-1], features.shape[1])
+
+
+def square_offsets(radius: int, like: Tensor) -> Tensor:
+    """Integer offsets [(2 radius + 1)^2, 2] of a square, in the dtype and on the device of `like`."""
+    axis = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], dim=-1).reshape(-1, 2)
+
+
+def disc_offsets(radius: float, like: Tensor) -> Tensor:
+    """Integer offsets [K, 2] of length <= radius, in the dtype and on the device of `like`."""
+    square = square_offsets(int(radius), like)
+    return square[square.square().sum(dim=1) <= radius * radius + 1e-6]
+
+
+def track(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
+    """Find templates near points (DragGAN, Pan et al. 2023, eq. 3), then refine below one pixel.
+
+    features [1, C, h, w]; template [N, K, C] holds the values wanted at `offsets` [K, 2] round each point [N, 2]. The
+    search square reaches `radius` pixels from the point and never leaves the map.
+    """
+    found = search(features, template, points, offsets, radius)
+    return refine(features, template, found, offsets)
+
+
+def search(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
+    """The best of the whole-pixel moves within `radius`; arguments as for `track`."""
+    moves = square_offsets(radius, points)
+    per_point = len(moves) * template.shape[1] * template.shape[2]
+    rows = max(1, CHUNK_ELEMENTS // per_point)
+    parts = [
+        _search_rows(features, template[i : i + rows], points[i : i + rows], offsets, moves)
+        for i in range(0, len(points), rows)
+    ]
+    return Match(torch.cat([p.points for p in parts]), torch.cat([p.residual for p in parts]))
+
+
+def _search_rows(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, moves: Tensor) -> Match:
+    centres = points[:, None] + moves
+    values = sample(features, centres[:, :, None] + offsets)
+    cost = (values - template[:, None]).square().mean(dim=(2, 3))
+    height, width = features.shape[2:]
+    limit = points.new_tensor([width - 0.5, height - 0.5])
+    outside = ((centres < -0.5) | (centres > limit)).any(dim=2) & (moves != 0).any(dim=1)
+    cost = cost.masked_fill(outside, float("inf"))
+    best = cost.argmin(dim=1)
+    rows = torch.arange(len(points), device=points.device)
+    return Match(centres[rows, best], cost[rows, best])
+
+
+def refine(features: Tensor, template: Tensor, match: Match, offsets: Tensor) -> Match:
+    """Damped Gauss-Newton steps on the squared feature difference, kept only where they lower it.
+
+    A template that is matched exactly stays exactly where it is: a fit of a parabola to the costs would not promise so.
+    """
+    points, residual = match.points, match.residual
+    for _ in range(REFINE_ITERATIONS):
+        step = _gauss_newton_step(features, template, points, offsets)
+        reach = (points + step - match.points).clamp(-REFINE_REACH_PX, REFINE_REACH_PX)
+        moved = match.points + reach
+        cost = (sample(features, moved[:, None] + offsets) - template).square().mean(dim=(1, 2))
+        better = cost < residual
+        points = torch.where(better[:, None], moved, points)
+        residual = torch.where(better, cost, residual)
+    return Match(points, residual)
+
+
+def _gauss_newton_step(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor) -> Tensor:
+    """The move [N, 2] that the linearised features ask for."""
+    around = points[:, None] + offsets
+    half = 0.5 * torch.eye(2, dtype=points.dtype, device=points.device)
+    slope_x = sample(features, around + half[0]) - sample(features, around - half[0])
+    slope_y = sample(features, around + half[1]) - sample(features, around - half[1])
+    slopes = torch.stack([slope_x, slope_y], dim=1).flatten(2)
+    error = (sample(features, around) - template).flatten(1)
+    matrix = slopes @ slopes.transpose(1, 2)
+    trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
+    eye = torch.eye(2, dtype=points.dtype, device=points.device)
+    damped = matrix + (DAMPING * trace + 1e-12)[:, None, None] * eye
+    return -torch.linalg.solve(damped, slopes @ error[:, :, None])[:, :, 0]
