@@ -1,0 +1,1 @@
+"""The configuration groups, as YAML; `pipeline.schema` holds the types, the ranges and the same defaults."""

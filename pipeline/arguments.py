@@ -1,0 +1,161 @@
+"""What the words of the command line mean: verb, photo, overrides and options, before any config is composed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from data.errors import UsageError
+from pipeline.quoting import looks_like_override, prepare_override, quote_path, split_override
+from pipeline.validation import did_you_mean
+
+VERBS = ("run", "demo", "doctor", "help")
+OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg")
+
+HELP = """\
+photodrag: align, invert and tune a photograph, drag points in it, and carry the change back into the photo.
+
+  photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
+  photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
+  photodrag doctor                        what is installed, what is missing, and how to get it
+  photodrag help                          this text
+
+Examples
+  photodrag me.jpg 'edit.points=[[310,220,330,215]]'       drag (310,220) to (330,215), in pixels of the photo
+  photodrag me.jpg edit=smile edit.strength=0.6 seed=3     a preset, and single settings
+  photodrag me.jpg +experiment=inversion_only              only reconstruct the photo
+  photodrag from=photodrag_runs/RUN 'stages=[edit,blend]' edit=smile    another drag on an earlier run
+  photodrag 'stages=[sample,edit]' sample.seed=7 edit=smile             a generated image
+  photodrag me.jpg -m edit=smile edit.strength=0.5,1.0     one run for each value
+
+Options
+  -m, --multirun   run every combination of the values that commas separate
+  --cfg job        print the composed settings and stop: every key, its default and your changes
+  --debug          print a traceback when something fails
+  --version        print the version
+  --               what follows is a photo's path, even when it begins with a dash
+
+Choices (group=choice)
+{groups}
+
+Exit codes: 0 done, 1 a photo failed, 2 the command cannot be used as given, 130 interrupted (what is finished is kept).
+"""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Command:
+    """A command line taken apart: `overrides` are in Hydra's grammar, the photo among them."""
+
+    verb: str
+    overrides: tuple[str, ...] = ()
+    multirun: bool = False
+    show_config: bool = False
+
+
+def parse_arguments(words: Sequence[str]) -> Command:
+    """Take the words behind the program's name apart; raises UsageError for what cannot be meant.
+
+    The first word that is a file is the photo, even when it holds an equals sign; a word of the shape key=value is an
+    override; any other word is a photo that does not exist.
+    """
+    if "--" in words:
+        end = list(words).index("--")
+        words, paths = words[:end], list(words[end + 1 :])
+    else:
+        paths = []
+    names, flags = _split_options(words)
+    verb = names.pop(0) if names and names[0] in VERBS else "run"
+    if "--help" in flags or "--version" in flags:
+        return Command("help" if "--help" in flags else "version")
+    if verb in ("doctor", "help") and (names or paths):
+        raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
+    photos, overrides = _split_photo(names)
+    photos += paths
+    prepared = [prepare_override(text) for text in overrides]
+    if verb == "demo":
+        prepared = [*_demo_overrides(photos, overrides), *prepared]
+    elif photos:
+        prepared.insert(0, f"photo={quote_path(_the_photo(photos, overrides))}")
+    if verb == "run" and not prepared and "--cfg" not in flags:
+        raise UsageError("no photo is given: write photodrag PHOTO, photodrag demo, or photodrag --help for examples")
+    return Command(verb, tuple(prepared), multirun="--multirun" in flags, show_config="--cfg" in flags)
+
+
+def help_text() -> str:
+    """The text of `photodrag --help`, with the groups and choices that are installed."""
+    groups = []
+    for folder in sorted(resources.files("conf").iterdir(), key=lambda entry: entry.name):
+        if folder.is_dir() and not folder.name.startswith("_"):
+            files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+            plus = "+" if folder.name == "experiment" else " "
+            groups.append(f"  {plus}{folder.name:<12}{', '.join(name.removesuffix('.yaml') for name in files)}")
+    return HELP.format(groups="\n".join(groups))
+
+
+def _split_options(words: Sequence[str]) -> tuple[list[str], set[str]]:
+    """(words that are no options, the long names of the options that are given)."""
+    short = {"-h": "--help", "-m": "--multirun", "-c": "--cfg"}
+    names: list[str] = []
+    flags: set[str] = set()
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        option, _, value = word.partition("=")
+        option = short.get(option, option)
+        if not word.startswith("-") or word == "-":
+            names.append(word)
+        elif option == "--cfg":
+            value = value or (pending.pop(0) if pending else "")
+            if value != "job":
+                raise UsageError(f"--cfg is {value or 'followed by nothing'}: allowed is job")
+            flags.add(option)
+        elif option in OPTIONS and not value:
+            flags.add(option)
+        else:
+            known = ", ".join(OPTIONS)
+            near = did_you_mean(option, OPTIONS)
+            raise UsageError(f"{word} is not an option: allowed are -m, {known}, and -- before a photo{near}")
+    return names, flags
+
+
+def _split_photo(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(photos, overrides): only the first existing file may look like an override."""
+    photos: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        if looks_like_override(word) and (photos or not is_file(word)):
+            overrides.append(word)
+        else:
+            photos.append(word)
+    return photos, overrides
+
+
+def _the_photo(photos: Sequence[str], overrides: Sequence[str]) -> str:
+    """The one photo that is given, as a word or as photo=PATH; raises UsageError for two."""
+    given = [split_override(text)[2] for text in overrides if split_override(text)[1] == "photo"]
+    if len(photos) + len(given) > 1:
+        listed = ", ".join([*photos, *given])
+        raise UsageError(f"{len(photos) + len(given)} photos are given ({listed}): allowed is one for each run")
+    (photo,) = photos
+    if not is_file(photo) and "=" not in photo and (near := did_you_mean(photo, VERBS)):
+        raise UsageError(f"{photo} is neither a file nor a command{near}")
+    return photo
+
+
+def _demo_overrides(photos: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    keys = {split_override(text)[1] for text in overrides}
+    if photos or "photo" in keys:
+        raise UsageError("photodrag demo has its own photo: leave the photo away, or write photodrag PHOTO edit=smile")
+    sample = str(resources.files("data").joinpath("samples").joinpath("astronaut.png"))
+    edit = [] if keys & {"edit", "edit.points", "edit.preset"} else ["edit=smile"]
+    return [f"photo={quote_path(sample)}", *edit]
+
+
+def is_file(word: str) -> bool:
+    """Whether a word names an existing file; a word that cannot be a path (too long, say) does not."""
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,196 @@
+"""The command `photodrag`: words in, exit code out. Start-up imports neither torch nor OpenCV nor dlib."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.arguments import Command, help_text, is_file, parse_arguments
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, UsageError, exit_code, one_line, sentence
+from pipeline.quoting import quote_path
+from pipeline.schema import JobInfo, RunConfig, check_runnable, compose, compose_raw, load, parse_overrides
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pipeline.run import RunOutcome
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit code; failures print one sentence."""
+    words = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in (words[: words.index("--")] if "--" in words else words)
+    try:
+        code = _guarded(lambda: _dispatch(words, debug), debug)
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        if debug:
+            traceback.print_exc()
+        print(f"\nphotodrag: {sentence(error)}", file=sys.stderr)
+        return exit_code(error)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; with its pipe still open the interpreter would complain as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    return code
+
+
+def _guarded(action: Callable[[], int], debug: bool) -> int:
+    """The exit code of `action`; an error becomes a sentence on stderr, with a traceback only when `debug`."""
+    try:
+        return action()
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever went wrong, a person reads one sentence
+        if debug:
+            traceback.print_exc()
+        print(f"photodrag: {sentence(error)}", file=sys.stderr)
+        return exit_code(error)
+
+
+def _dispatch(words: Sequence[str], debug: bool) -> int:
+    command = parse_arguments(words)
+    if command.verb == "help":
+        print(help_text())
+    elif command.verb == "version":
+        print(f"photodrag {__version__}")
+    elif command.verb == "doctor":
+        from pipeline.doctor import doctor
+
+        return doctor()
+    elif command.show_config:
+        _show_config(command)
+    elif command.multirun:
+        return _sweep(command, debug)
+    else:
+        return _run(_runnable(command.overrides), job=None)
+    return EXIT_DONE
+
+
+def _show_config(command: Command) -> None:
+    """Print the composed settings as YAML; of a sweep, those of its first job."""
+    from omegaconf import OmegaConf
+
+    overrides = next(_sweep_values(command.overrides)) if command.multirun else command.overrides
+    raw = compose_raw(overrides)
+    load(raw)
+    print(OmegaConf.to_yaml(raw), end="")
+
+
+def _runnable(overrides: Sequence[str]) -> RunConfig:
+    """The config of overrides, checked as far as it can be without opening a file."""
+    config = compose(overrides)
+    _check_paths(config)
+    check_runnable(config)
+    return config
+
+
+def _check_paths(config: RunConfig) -> None:
+    """Raise UsageError for a path that the run would need and that is not there."""
+    files = {
+        "photo": config.photo,
+        "edit.mask": config.edit.mask,
+        "blend.mask": config.blend.mask,
+        "generator.path": config.generator.path,
+    }
+    folders = {"from": config.from_run, "perceptual.backbone_dir": config.perceptual.backbone_dir}
+    for key, path in files.items():
+        if path is not None and os.path.isdir(path):
+            raise UsageError(f"{key} is {path}, a folder: allowed is one file")
+        if path is not None and not is_file(path):
+            hint = "; settings are written key=value, see photodrag --help" if key == "photo" else ""
+            raise UsageError(f"{key} is {path}, which does not exist: allowed is the path of a file{hint}")
+    for key, path in folders.items():
+        if path is not None and not os.path.isdir(path):
+            raise UsageError(f"{key} is {path}, which is no folder: allowed is the path of an existing folder")
+
+
+def _run(config: RunConfig, job: JobInfo | None) -> int:
+    from pipeline.run import run
+
+    outcome = run(config, job)
+    _print_outcome(outcome)
+    return EXIT_FAILED if outcome.failures else EXIT_DONE
+
+
+def _print_outcome(outcome: RunOutcome) -> None:
+    """Say where the result, the report and the run folder are; failures go to stderr."""
+    for path in outcome.results:
+        print(f"result: {path}")
+    if outcome.report is not None:
+        print(f"report: {outcome.report}")
+    print(f"run:    {outcome.run_dir}")
+    for failure in outcome.failures:
+        print(f"photodrag: {failure}", file=sys.stderr)
+
+
+def _sweep(command: Command, debug: bool) -> int:
+    """Run every combination of the swept values through Hydra's sweeper and launcher; 1 when any job failed."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    for overrides in _sweep_values(command.overrides):
+        _runnable(overrides)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    # Hydra insists on a folder of its own with a multirun.yaml; the run folder keeps all that anyone needs of it.
+    with (
+        tempfile.TemporaryDirectory(prefix="photodrag-sweep-") as scratch,
+        hydra.initialize_config_module("conf", job_name="photodrag", version_base="1.3"),
+    ):
+        engine = GlobalHydra.instance().hydra
+        assert engine is not None
+        overrides = [f"hydra.sweep.dir={quote_path(scratch)}", *command.overrides]
+        try:
+            job = partial(_sweep_job, stamp, debug)
+            batches = engine.multirun("config", job, overrides, with_log_configuration=False)
+        except HydraException as error:
+            raise UsageError(f"{' '.join(command.overrides)} cannot be swept: {one_line(error)}") from error
+    failed = [job.return_value != EXIT_DONE for batch in batches or () for job in batch]
+    print(f"{len(failed)} jobs, {sum(failed)} failed")
+    return EXIT_FAILED if any(failed) else EXIT_DONE
+
+
+def _sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Override lists that show every swept value once, the others at their first; Hydra multiplies them out itself.
+
+    Sweeps that cannot be listed (an interval for an optimiser) are left to the sweeper.
+    """
+    choices: list[list[str]] = []
+    for item in parse_overrides(overrides):
+        if not item.is_sweep_override():
+            assert item.input_line is not None
+            choices.append([item.input_line])
+        elif item.is_discrete_sweep():
+            choices.append([f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()])
+    first = [values[0] for values in choices]
+    yield first
+    for position, values in enumerate(choices):
+        for value in values[1:]:
+            yield [*first[:position], value, *first[position + 1 :]]
+
+
+def _sweep_job(stamp: str, debug: bool, cfg: DictConfig) -> int:
+    """One job of a sweep, called by Hydra's launcher; its failure is told and leaves the other jobs running."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    hydra_cfg = HydraConfig.get()
+    overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    job = JobInfo(stamp, int(hydra_cfg.job.num), tuple(str(text) for text in overrides))
+    print(f"job {job.number}: {' '.join(text for text in job.overrides if not text.startswith('photo='))}")
+
+    def run_job() -> int:
+        config = load(cfg)
+        check_runnable(config)
+        return _run(config, job)
+
+    return _guarded(run_job, debug)

@@ -1,0 +1,122 @@
+"""What a person sees while a run works: lines, warnings and progress bars; and a clean stop at Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, Protocol, final
+
+from tqdm import tqdm
+
+from inversion.optimisation import StepInfo
+from pipeline.artifacts import Checkpoints
+
+
+class Step(Protocol):
+    """What an optimisation tells after each step: `step` counts from 1 to `total`."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Steps planned."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Loss of this step."""
+        ...
+
+
+class Console:
+    """Where a run writes its lines: results on standard output, warnings and progress on standard error."""
+
+    def __init__(self, progress: bool = True) -> None:
+        self.progress = progress
+
+    def say(self, line: str) -> None:
+        """Print one line that does not tear a progress bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def warn(self, line: str) -> None:
+        """Print one warning line on standard error."""
+        tqdm.write(f"warning: {line}", file=sys.stderr)
+
+    def bar(self, name: str) -> tqdm:
+        """Progress bar with the stage's name; its length is set by the first step."""
+        return tqdm(desc=name, unit="step", disable=not self.progress, file=sys.stderr, leave=True, dynamic_ncols=True)
+
+
+def show_step(bar: tqdm, info: Step) -> None:
+    """Move a progress bar to the step that `info` tells of."""
+    if bar.disable:
+        return
+    bar.total = info.total
+    bar.set_postfix(loss=f"{info.loss:.4g}", refresh=False)
+    bar.update(info.step - bar.n)
+
+
+@contextlib.contextmanager
+def watched_steps(console: Console, name: str) -> Iterator[Callable[[Step], None]]:
+    """An `on_step` callback that moves a progress bar, for the length of a `with` block."""
+    with console.bar(name) as bar:
+        yield lambda info: show_step(bar, info)
+
+
+@contextlib.contextmanager
+def checkpointed_steps(
+    console: Console, name: str, checkpoints: Checkpoints, every_steps: int
+) -> Iterator[Callable[[StepInfo], None]]:
+    """An `on_step` callback that also stores a checkpoint every `every_steps` steps.
+
+    A Ctrl-C between two steps is kept until the running step has ended: its state is stored, then KeyboardInterrupt
+    ends the run. A second Ctrl-C ends it at once.
+    """
+    with console.bar(name) as bar, _DelayedInterrupt() as interrupt:
+
+        def on_step(info: StepInfo) -> None:
+            show_step(bar, info)
+            interrupt.delayed = True
+            due = info.step % every_steps == 0 and info.step < info.total
+            if due or interrupt.seen:
+                checkpoints.save(info.state())
+            if interrupt.seen:
+                raise KeyboardInterrupt
+
+        yield on_step
+
+
+@final
+class _DelayedInterrupt:
+    """Ctrl-C as a flag instead of an exception while `delayed` is set; only the main thread can have that."""
+
+    def __init__(self) -> None:
+        self.delayed = False
+        self.seen = False
+        self._previous: Any = None
+
+    def __enter__(self) -> _DelayedInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+        if self.seen and kind is None:  # it fell after the last step
+            raise KeyboardInterrupt
+
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self.seen or not self.delayed:
+            raise KeyboardInterrupt
+        self.seen = True

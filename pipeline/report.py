@@ -1,0 +1,175 @@
+"""The report of a run: one HTML file that holds its pictures and its video and can be sent to somebody."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from string import Template
+from typing import Any
+
+STATUS_WORDS = {"done": "finished", "failed": "failed", "interrupted": "was interrupted", "running": "is running"}
+METRIC_NAMES = {
+    "psnr_invert_db": "PSNR after invert [dB]",
+    "psnr_tuned_db": "PSNR after tune [dB]",
+    "face_distance_invert": "Face distance after invert",
+    "face_distance_tuned": "Face distance after tune",
+    "drag_distance_before_px": "Handle to target before the drag [crop px]",
+    "drag_distance_after_px": "Handle to target after the drag [crop px]",
+}
+STAGE_COLUMNS = ("Stage", "Face", "Seconds", "Seconds when computed", "Steps", "How it ended")
+STOP_REASONS = {
+    "cap": "all steps done",
+    "target": "target loss reached",
+    "plateau": "no gain any more",
+    "diverged": "loss became infinite; the best state before it was kept",
+    "arrived": "every handle arrived",
+    "stalled": "no progress any more",
+    "lost": "handles lost",
+    "stopped": "stopped by hand",
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Figure:
+    """One picture or video of a report: the encoded file, its media type (`image/png`, `video/mp4`) and a caption."""
+
+    content: bytes
+    media_type: str
+    caption: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Comparison:
+    """Two pictures of one size that a slider lays over each other."""
+
+    before: Figure
+    after: Figure
+
+
+def render_report(manifest: Mapping[str, Any], comparisons: Sequence[Comparison], figures: Sequence[Figure]) -> str:
+    """HTML of a run's manifest and pictures: no file and no address outside itself is referred to."""
+    template = Template(resources.files("pipeline").joinpath("templates/report.html").read_text(encoding="utf-8"))
+    error = manifest.get("error")
+    return template.substitute(
+        title=html.escape(str(manifest["title"])),
+        subtitle=html.escape(_subtitle(manifest)),
+        failure=f'<p class="failure" role="alert">{html.escape(str(error))}</p>' if error else "",
+        comparison="".join(_comparison(comparison) for comparison in comparisons),
+        pictures=_pictures(figures),
+        tables="".join(_tables(manifest)),
+        config=html.escape(json.dumps(manifest["config"], indent=2, ensure_ascii=False)),
+    )
+
+
+def _subtitle(manifest: Mapping[str, Any]) -> str:
+    status = STATUS_WORDS.get(str(manifest["status"]), str(manifest["status"]))
+    parts = [f"The run {status}", f"started {manifest['started']}"]
+    if manifest.get("seconds") is not None:
+        parts.append(f"took {manifest['seconds']:.1f} s")
+    if manifest.get("peak_memory_bytes"):
+        parts.append(f"used at most {manifest['peak_memory_bytes'] / 1e9:.2f} GB of memory")
+    return ", ".join(parts) + "."
+
+
+def _data_address(figure: Figure) -> str:
+    return f"data:{figure.media_type};base64,{base64.b64encode(figure.content).decode()}"
+
+
+def _comparison(comparison: Comparison) -> str:
+    before, after = comparison.before, comparison.after
+    first, second = html.escape(before.caption), html.escape(after.caption)
+    return (
+        '<section class="card"><div class="slider">'
+        f'<img src="{_data_address(before)}" alt="{first}">'
+        f'<img class="after" src="{_data_address(after)}" alt="{second}">'
+        f'<span class="tag first">{first}</span><span class="tag second">{second}</span><div class="edge"></div>'
+        f'<input type="range" min="0" max="100" step="0.1" value="50" aria-label="Border between {first} and {second}">'
+        "</div></section>"
+    )
+
+
+def _pictures(figures: Sequence[Figure]) -> str:
+    if not figures:
+        return ""
+    return f'<h2>Pictures</h2><section class="pictures">{"".join(_figure(figure) for figure in figures)}</section>'
+
+
+def _figure(figure: Figure) -> str:
+    caption = html.escape(figure.caption)
+    if figure.media_type.startswith("video/"):
+        shown = f'<video src="{_data_address(figure)}" controls loop muted autoplay playsinline aria-label="{caption}">'
+        shown += "</video>"
+    else:
+        shown = f'<img src="{_data_address(figure)}" alt="{caption}" loading="lazy">'
+    return f'<figure class="card">{shown}<figcaption>{caption}</figcaption></figure>'
+
+
+def _tables(manifest: Mapping[str, Any]) -> list[str]:
+    stages = [_stage_row(entry) for entry in manifest["stages"]]
+    return [
+        _table("Stages", STAGE_COLUMNS, stages, numbers=(2, 3, 4)),
+        _table("Measures", ("Measure", *_face_titles(manifest)), _metric_rows(manifest), numbers=range(1, 99)),
+        _table("Files used", ("What", "Which"), _source_rows(manifest)),
+        _table("Versions", ("Package", "Version"), [(name, value) for name, value in manifest["versions"].items()]),
+    ]
+
+
+def _stage_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    reason = entry.get("stop_reason")
+    ended = f"{reason} ({STOP_REASONS[reason]})" if reason in STOP_REASONS else str(reason or "finished")
+    if entry["reused"]:
+        ended += "; reused from an earlier run"
+    elif entry["resumed"]:
+        ended += "; continued from a checkpoint"
+    face = "" if entry["face"] is None else str(entry["face"] + 1)
+    if entry.get("changed_fraction") is not None:
+        ended += f"; {entry['changed_fraction']:.2%} of the photo's pixels changed"
+    seconds, computed_seconds = f"{entry['seconds']:.2f}", f"{entry['computed_seconds']:.2f}"
+    return entry["stage"], face, seconds, computed_seconds, str(entry.get("steps", "")), ended
+
+
+def _face_titles(manifest: Mapping[str, Any]) -> list[str]:
+    count = len(manifest["faces"])
+    return [f"Face {number + 1}" for number in range(count)] if count > 1 else ["Value"]
+
+
+def _metric_rows(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    columns = [face["metrics"] for face in manifest["faces"]]
+    names = [name for name in METRIC_NAMES if any(column.get(name) is not None for column in columns)]
+    return [(METRIC_NAMES[name], *(_number(column.get(name)) for column in columns)) for name in names]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _source_rows(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    photo, generator, perceptual = manifest["photo"], manifest["generator"], manifest["perceptual"]
+    rows = []
+    if photo:
+        rows.append(("Photo", f"{photo['path']}, {photo['width']} x {photo['height']}, sha256 {photo['sha256'][:16]}"))
+    if generator:
+        size = generator["resolution"]
+        rows.append(("Generator", f"{generator['path']}, {size} x {size}, sha256 {generator['sha256'][:16]}"))
+    if perceptual:
+        rows.append(("Perceptual distance", f"{perceptual['name']} ({perceptual['reason']})"))
+    return [*rows, ("Device", str(manifest["device"])), ("Seed", str(manifest["seeds"]["seed"]))]
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str | None]], numbers: Sequence[int] = ()) -> str:
+    if not rows:
+        return ""
+    kinds = [' class="number"' if index in numbers else ' class="text"' for index in range(len(head))]
+    names = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{html.escape(str(cell))}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in rows
+    )
+    return (
+        f'<h2>{html.escape(title)}</h2><div class="scroll"><table><thead><tr>{names}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,397 @@
+"""The typed configuration of a run: every knob, its default and its range live here, once.
+
+The YAML files under `conf/` show the same knobs with a comment each; a test keeps both equal. Hydra and OmegaConf are
+imported inside `load` and `compose`, so that the dataclasses can be built from plain Python without either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from data.errors import UsageError
+from pipeline.errors import one_line
+from pipeline.validation import build, check_fields, check_mapping, did_you_mean, knob, known_keys, unknown_key
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+CHAIN = ("align", "invert", "tune", "edit", "blend")
+"""The stages that a photograph passes, in order."""
+
+STAGES = (*CHAIN, "sample")
+"""Every stage; `sample` starts from a random latent instead of a photo."""
+
+PRESETS = (
+    "smile",
+    "open_mouth",
+    "close_mouth",
+    "raise_brows",
+    "open_eyes",
+    "close_eyes",
+    "turn_left",
+    "turn_right",
+    "slim",
+)
+"""The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorConfig:
+    """Which generator draws: the embedded one, or the safetensors file at `path` (which wins when it is given)."""
+
+    KEY: ClassVar[str] = "generator"
+    name: str = knob("embedded", choices=("embedded", "file"))
+    path: str | None = knob(None, path=True)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        if self.name == "file" and self.path is None:
+            raise UsageError("generator.name is file but generator.path is null: give generator.path=MODEL.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class AlignConfig:
+    """How the square crop is taken from the photo; `quad` holds four corners (x, y) in photo pixels."""
+
+    KEY: ClassVar[str] = "align"
+    method: str = knob("ffhq", choices=("ffhq", "precropped", "center", "quad"))
+    face: str = "largest"
+    upsample_max: int = knob(2, 0, 4)
+    quad: list[list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        if self.face not in ("largest", "all") and not (self.face.isascii() and self.face.isdigit()):
+            raise UsageError(f"align.face is {self.face}: allowed are largest, all or an index (0 is the largest face)")
+        if self.quad is not None and not _is_table(self.quad, rows=4, columns=2):
+            raise UsageError(
+                f"align.quad is {self.quad}: allowed are four corners (top left, bottom left, bottom right, top right) "
+                "in photo pixels, as in 'align.quad=[[90,80],[90,380],[390,380],[390,80]]'"
+            )
+        if self.method == "quad" and self.quad is None:
+            raise UsageError(
+                "align.method is quad but align.quad is null: give four corners in photo pixels, "
+                "as in 'align.quad=[[90,80],[90,380],[390,380],[390,80]]'"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class InvertWeights:
+    """Weights of the inversion's loss terms; 0 switches a term off."""
+
+    KEY: ClassVar[str] = "invert.weights"
+    perceptual: float = knob(1.0, 0)
+    pixel: float = knob(1.0, 0)
+    color: float = knob(1.0, 0)
+    noise: float = knob(1e5, 0)
+    p_norm: float = knob(0.0, 0)
+    delta: float = knob(0.0, 0)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        _check_weights(self)
+
+
+@dataclass(frozen=True, slots=True)
+class InvertConfig:
+    """Optimisation of the latent until the generator draws the crop."""
+
+    KEY: ClassVar[str] = "invert"
+    space: str = knob("w_plus", choices=("w_plus", "w"))
+    steps: int = knob(300, 1, 10000)
+    lr: float = knob(0.1, above=0, high=1)
+    lr_rampup: float = knob(0.05, 0, 1)
+    lr_rampdown: float = knob(0.25, 0, 1)
+    latent_noise: float = knob(0.05, 0, 1)
+    latent_noise_until: float = knob(0.75, 0, 1)
+    start_samples: int = knob(200, 1, 100000)
+    w_stats_samples: int = knob(10000, 2, 1000000)
+    optimize_noise: bool = True
+    target_loss: float = knob(0.0, 0)
+    patience: int = knob(0, 0, 10000)
+    checkpoint_every: int = knob(50, 1, 10000)
+    weights: InvertWeights = field(default_factory=InvertWeights)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class TuneWeights:
+    """Weights of the tuning's loss terms; 0 switches a term off."""
+
+    KEY: ClassVar[str] = "tune.weights"
+    perceptual: float = knob(1.0, 0)
+    pixel: float = knob(1.0, 0)
+    color: float = knob(1.0, 0)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        _check_weights(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TuneConfig:
+    """Pivotal tuning: the generator's weights are fitted around the inverted latent; 0 steps leave them alone."""
+
+    KEY: ClassVar[str] = "tune"
+    steps: int = knob(150, 0, 10000)
+    lr: float = knob(1e-3, above=0, high=1)
+    target_loss: float = knob(0.0, 0)
+    checkpoint_every: int = knob(50, 1, 10000)
+    locality_weight: float = knob(0.0, 0)
+    locality_alpha: float = knob(30.0, above=0)
+    locality_every: int = knob(4, 1, 10000)
+    weights: TuneWeights = field(default_factory=TuneWeights)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class EditConfig:
+    """The drag: `points` are [x, y, x2, y2] in photo pixels; `mask` is a PNG in photo pixels, white may change."""
+
+    KEY: ClassVar[str] = "edit"
+    points: list[list[float]] = knob([])
+    preset: str | None = knob(None, choices=PRESETS)
+    strength: float = knob(1.0, -3, 3)
+    mask: str | None = knob(None, path=True)
+    steps: int = knob(120, 1, 10000)
+    lr: float = knob(0.05, above=0, high=1)
+    r1_px: float = knob(3.0, above=0, high=512)
+    r2_px: float = knob(12.0, above=0, high=512)
+    mask_weight: float = knob(4.0, 0)
+    feature_resolution: int = knob(0, 0, 1024)
+    w_layers: int = knob(0, 0, 64)
+    stop_px: float = knob(0.0, 0, 256)
+    frame_every: int = knob(2, 1, 10000)
+    fps: int = knob(24, 1, 120)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        if not _is_table(self.points, rows=len(self.points), columns=4):
+            raise UsageError(
+                f"edit.points is {self.points}: allowed is a list of drags, each x,y,x2,y2 in photo pixels, "
+                "as in 'edit.points=[[310,220,330,215]]'"
+            )
+        if self.points and self.preset is not None:
+            raise UsageError(
+                f"edit.preset is {self.preset} and edit.points is {self.points}: give only one of them "
+                "(edit.preset=null drops the preset)"
+            )
+        if self.feature_resolution and (self.feature_resolution < 4 or self.feature_resolution.bit_count() != 1):
+            raise UsageError(
+                f"edit.feature_resolution is {self.feature_resolution}: "
+                "allowed are 0 (automatic) and the powers of two from 4 to 1024"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class BlendConfig:
+    """How the change is carried back into the photo; `feather` is a fraction of the crop's side."""
+
+    KEY: ClassVar[str] = "blend"
+    method: str = knob("difference", choices=("difference",))
+    feather: float = knob(0.04, 0, 0.5)
+    threshold: float = knob(0.02, 0, 2)
+    mask: str | None = knob(None, path=True)
+    format: str = knob("keep", choices=("keep", "jpeg", "png", "tiff", "webp"))
+    quality: int = knob(95, 1, 100)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class PerceptualConfig:
+    """The perceptual distance; `backbone_dir` null means torch hub's cache."""
+
+    KEY: ClassVar[str] = "perceptual"
+    name: str = knob("auto", choices=("auto", "face", "lpips_vgg", "lpips_alex", "lpips_squeeze"))
+    backbone_dir: str | None = knob(None, path=True)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    """The generated image that `stages=[sample,edit]` starts from; `psi` is the truncation."""
+
+    KEY: ClassVar[str] = "sample"
+    seed: int = knob(0, 0, 2**32 - 1)
+    psi: float = knob(0.7, 0, 2)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides what a run computes and where it writes; paths are as the user gave them."""
+
+    KEY: ClassVar[str] = ""
+    photo: str | None = knob(None, path=True)
+    stages: list[str] = knob(list(CHAIN))
+    from_run: str | None = knob(None, path=True)
+    out: str = knob("photodrag_runs", path=True)
+    seed: int = knob(0, 0, 2**32 - 1)
+    device: str = knob("auto", choices=("auto", "cpu", "cuda"))
+    threads: int = knob(0, 0, 1024)
+    progress: bool = True
+    resume: bool = True
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    invert: InvertConfig = field(default_factory=InvertConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    edit: EditConfig = field(default_factory=EditConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        _check_stages(self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """Which job of a sweep a run is: `sweep` is the sweep's time stamp (a folder name), `number` counts from 0."""
+
+    sweep: str
+    number: int
+    overrides: tuple[str, ...] = ()
+
+
+def check_runnable(config: RunConfig) -> None:
+    """Raise UsageError when settings that are each valid together leave a stage without its input."""
+    first = config.stages[0]
+    if first == "align" and config.photo is None and config.from_run is None:
+        raise UsageError("photo is null: write photodrag PHOTO, photodrag demo, or from=RUN to continue an earlier run")
+    if first in CHAIN[1:] and config.from_run is None:
+        raise UsageError(
+            f"stages begins with {first} but from is null: give from=RUN, the folder of an earlier run, "
+            "or begin with align"
+        )
+    if "edit" in config.stages and not config.edit.points and config.edit.preset is None:
+        raise UsageError(
+            "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, "
+            "or edit=smile, or leave the edit out with stages=[align,invert,tune]"
+        )
+
+
+def _check_weights(weights: InvertWeights | TuneWeights) -> None:
+    if weights.perceptual + weights.pixel + weights.color == 0:
+        key = weights.KEY
+        raise UsageError(
+            f"{key}.perceptual, {key}.pixel and {key}.color are 0: allowed is at least one above 0, "
+            "or nothing pulls towards the photo"
+        )
+
+
+def _is_table(values: Sequence[Sequence[float]], rows: int, columns: int) -> bool:
+    finite = all(math.isfinite(number) for row in values for number in row)
+    return finite and len(values) == rows and all(len(row) == columns for row in values)
+
+
+def _check_stages(stages: Sequence[str]) -> None:
+    for name in stages:
+        if name not in STAGES:
+            raise UsageError(f"stages holds {name}: allowed are {', '.join(STAGES)}{did_you_mean(name, STAGES)}")
+    parts = {CHAIN[i:j] for i in range(len(CHAIN)) for j in range(i + 1, len(CHAIN) + 1)}
+    if tuple(stages) not in parts | {("sample",), ("sample", "edit")}:
+        raise UsageError(
+            f"stages is [{','.join(stages)}]: allowed are an unbroken part of [{','.join(CHAIN)}], "
+            "[sample] and [sample,edit]"
+        )
+
+
+def load(cfg: DictConfig | Mapping[str, Any]) -> RunConfig:
+    """Resolve a composed config, check names, types and ranges, and lay it over the defaults as plain dataclasses.
+
+    Raises UsageError: one sentence that names the key, its value and what is allowed.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        node = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
+        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{error.full_key or 'the config'} cannot be read: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    check_mapping(RunConfig, values)
+    return build(RunConfig, values)
+
+
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """The config of `conf/` with overrides in Hydra's grammar, unresolved and without Hydra's own part.
+
+    Raises UsageError for an override that cannot be read, or that names no setting, group or choice.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    with hydra.initialize_config_module("conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for override in parse_overrides(overrides, loader):
+            _check_override(override, loader)
+        try:
+            return hydra.compose("config", overrides=list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(f"{' '.join(overrides)} cannot be applied: {one_line(error)}") from error
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """The checked config that overrides in Hydra's grammar give, as in compose(["edit=smile", "invert.steps=20"])."""
+    return load(compose_raw(overrides))
+
+
+def parse_overrides(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """Overrides read by Hydra's grammar; raises UsageError for one that it cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:
+            raise UsageError(
+                f"{text} cannot be read: allowed is key=value, with lists as [a,b] and text that holds "
+                "any of ,=:()[]{} in quotes, as in \"key='a, b'\""
+            ) from error
+    return parsed
+
+
+def _check_override(override: Override, loader: ConfigLoader) -> None:
+    """Raise UsageError unless an override names a setting, or a group and one of its choices, with a single value."""
+    from hydra.core.object_type import ObjectType
+
+    key = override.key_or_group
+    if override.is_hydra_override() or key == "hydra":
+        return
+    if override.is_sweep_override():
+        raise UsageError(f"{override.input_line} gives several values: allowed is one, or -m before it to run them all")
+    groups = [name for name in loader.list_groups("") if name != "hydra"]
+    if key not in groups or override.package:
+        key += f"@{override.package}" if override.package else ""
+        known = known_keys(RunConfig)
+        if key not in known:
+            raise unknown_key(key, known + groups)
+        return
+    options = loader.get_group_options(key, ObjectType.CONFIG)
+    choice = override.value()
+    if not override.is_delete() and choice not in options:
+        shown = "null" if choice is None else choice
+        raise UsageError(f"{key} is {shown}: allowed are {', '.join(options)}{did_you_mean(str(choice), options)}")

@@ -1,0 +1,313 @@
+"""The stages of a run, typed in and typed out: thin calls into data, inversion and editing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.alignment import (
+    Alignment,
+    Crop,
+    align_center,
+    align_ffhq,
+    align_precropped,
+    align_quad,
+    crop_photo,
+)
+from data.errors import NoFaceError
+from data.landmarks import choose_faces, find_faces
+from data.photo import Photo, PhotoFormat, read_mask
+from editing.blend import blend_difference
+from editing.drag import DragSettings, drag
+from editing.points import Drag
+from editing.presets import preset_drag
+from inversion.generators.protocol import Generator, NoiseMaps
+from inversion.identity import FaceNetwork
+from inversion.losses import ReconstructionWeights, psnr_db
+from inversion.optimisation import StopRule
+from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
+from inversion.pivotal import TuneSettings, tune
+from inversion.projector import Inversion, ProjectorSettings, project
+from pipeline.artifacts import file_sha256
+from pipeline.engine import Attempt
+from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
+from pipeline.pictures import image_u8, preview
+from pipeline.progress import Console, checkpointed_steps, watched_steps
+
+if TYPE_CHECKING:
+    from pipeline.schema import AlignConfig, BlendConfig, EditConfig, InvertConfig, SampleConfig, TuneConfig
+
+FACE_VIEW = WHOLE_AND_FACE_VIEWS[1]
+"""The part of an FFHQ crop that dlib's face network was trained to see."""
+FORMATS: dict[str, PhotoFormat | None] = {
+    "keep": None,
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "tiff": "TIFF",
+    "webp": "WEBP",
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tools:
+    """What the optimising stages share: the perceptual distance, the face network of the metrics, where to report."""
+
+    perceptual: Perceptual
+    face_network: FaceNetwork | None
+    console: Console
+    seed: int
+    device: torch.device
+
+
+def align(photo: Photo, config: AlignConfig, resolution: int) -> Aligned:
+    """Crops of `resolution` pixels; of a face photo one for each face that `align.face` means, largest first.
+
+    Raises NoFaceError when no face is found, UsageError when the photo does not suit the method.
+    """
+    return Aligned([crop_photo(photo.pixels, alignment) for alignment in _alignments(photo, config, resolution)])
+
+
+def _alignments(photo: Photo, config: AlignConfig, resolution: int) -> list[Alignment]:
+    shape = photo.shape_hw
+    if config.method == "ffhq":
+        faces = choose_faces(find_faces(photo.to_u8(), config.upsample_max), config.face)
+        return [align_ffhq(face.landmarks, shape, resolution, face_index=index) for index, face in faces]
+    if config.method == "quad":
+        assert config.quad is not None
+        return [align_quad(config.quad, shape, resolution)]
+    return [(align_precropped if config.method == "precropped" else align_center)(shape, resolution)]
+
+
+def invert(
+    generator: Generator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
+) -> Inverted:
+    """The crop in latent space, with its likeness over the pixels that lie inside the photo."""
+    target, inside = _target(crop, tools.device)
+    settings = projector_settings(config)
+    rng = torch.Generator().manual_seed(tools.seed)
+    resume = _on_device(attempt.resume, tools.device)
+    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
+        inversion = project(generator, target, tools.perceptual, settings, rng, inside, resume, on_step)
+    return Inverted(inversion, target, likeness("invert", inversion.image, target, inside, tools.face_network))
+
+
+def projector_settings(config: InvertConfig) -> ProjectorSettings:
+    """The config's inversion in the projector's own terms."""
+    weights = config.weights
+    return ProjectorSettings(
+        space="w" if config.space == "w" else "w_plus",
+        steps=config.steps,
+        lr=config.lr,
+        lr_rampup=config.lr_rampup,
+        lr_rampdown=config.lr_rampdown,
+        latent_noise=config.latent_noise,
+        latent_noise_until=config.latent_noise_until,
+        start_samples=config.start_samples,
+        w_stats_samples=config.w_stats_samples,
+        optimize_noise=config.optimize_noise,
+        stop=StopRule(config.target_loss, config.patience),
+        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
+        noise_weight=weights.noise,
+        p_norm_weight=weights.p_norm,
+        delta_weight=weights.delta,
+    )
+
+
+def tune_around(
+    generator: Generator,
+    base_sha256: str,
+    crop: Crop,
+    inverted: Inverted,
+    tools: Tools,
+    config: TuneConfig,
+    attempt: Attempt,
+    title: str,
+) -> Fitted:
+    """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo."""
+    target, inside = _target(crop, tools.device)
+    weights = config.weights
+    settings = TuneSettings(
+        steps=config.steps,
+        lr=config.lr,
+        stop=StopRule(config.target_loss),
+        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
+        locality_weight=config.locality_weight,
+        locality_alpha=config.locality_alpha,
+        locality_every=config.locality_every,
+    )
+    rng = torch.Generator().manual_seed(tools.seed)
+    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
+        tuned = tune(
+            generator,
+            target,
+            inversion_on(inverted.inversion, tools.device),
+            tools.perceptual,
+            settings,
+            rng,
+            inside,
+            _on_device(attempt.resume, tools.device),
+            on_step,
+            base_sha256,
+        )
+    return Fitted(tuned, target, likeness("tuned", tuned.image, target, inside, tools.face_network))
+
+
+def _target(crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(crop.image).to(device), torch.from_numpy(crop.inside).to(device)
+
+
+def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
+    """A checkpoint's tensors on the device; the state of the random generator stays on the CPU."""
+    if state is None:
+        return None
+    moved = {name: value.to(device) for name, value in state.items() if isinstance(value, Tensor) and name != "rng"}
+    return {**state, **moved}
+
+
+def inversion_on(inversion: Inversion, device: torch.device) -> Inversion:
+    """The inversion with its tensors on the device."""
+    noise = {name: value.to(device) for name, value in inversion.noise.items()}
+    return dataclasses.replace(inversion, w=inversion.w.to(device), noise=noise, image=inversion.image.to(device))
+
+
+@torch.no_grad()
+def likeness(
+    stage: str, image: Tensor, target: Tensor, inside: Tensor, face_network: FaceNetwork | None
+) -> dict[str, float]:
+    """`psnr_<stage>_db` over the pixels inside the photo and `face_distance_<stage>` between dlib's face descriptors.
+
+    image, target [1, 3, R, R] in [-1, 1]; inside [1, 1, R, R]. The same person has a face distance below about 0.6.
+    """
+    found = {f"psnr_{stage}_db": psnr_db(image, target, inside)}
+    if face_network is not None:
+        first, second = (face_network.descriptor(cut_view(x.clamp(-1, 1), FACE_VIEW)) for x in (image, target))
+        found[f"face_distance_{stage}"] = float((first - second).norm())
+    return found
+
+
+def sample(generator: Generator, config: SampleConfig, device: torch.device) -> Sampled:
+    """A generated picture: the mapped z of `sample.seed`, truncated towards the average by `sample.psi`."""
+    rng = torch.Generator().manual_seed(config.seed)
+    z = torch.randn(1, generator.z_dim, generator=rng).to(device)
+    labels = torch.zeros(1, generator.c_dim, device=device) if generator.c_dim else None
+    with torch.no_grad():
+        w = generator.map(z, labels, truncation_psi=config.psi)
+        return Sampled(w, generator.synthesize(w, "const"))
+
+
+def sampled_crop(sampled: Sampled) -> Crop:
+    """A generated picture as a crop of itself: points and masks are then given in its own pixels."""
+    size = sampled.image.shape[-1]
+    pixels = image_u8(sampled.image)
+    alignment = align_precropped(pixels.shape[:2], size)
+    return Crop(sampled.image.cpu().numpy(), np.ones((1, 1, size, size), np.float32), alignment)
+
+
+def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
+    """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks.
+
+    The mask is the user's times the preset's. Raises NoFaceError when a preset finds no landmarks.
+    """
+    shape = crop.alignment.photo_shape
+    mask = None if config.mask is None else read_mask(config.mask, shape)
+    if config.preset is None:
+        points = np.array([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 4)
+        return Drag(points[:, :2], points[:, 2:], mask)
+    asked = preset_drag(config.preset, _landmarks(crop, config.preset), config.strength, shape)
+    if mask is None or asked.mask is None:
+        return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)
+    return Drag(asked.handles, asked.targets, asked.mask * mask)
+
+
+def _landmarks(crop: Crop, preset: str) -> np.ndarray:
+    """Landmarks [68, 2] in photo pixels: the alignment's own, or those of the largest face in the crop's picture."""
+    if crop.alignment.landmarks is not None:
+        return crop.alignment.landmarks
+    try:
+        face = find_faces(image_u8(torch.from_numpy(crop.image)), upsample_max=3)[0]
+    except NoFaceError as error:
+        raise NoFaceError(
+            f"edit.preset={preset} needs a face, and none was found in this picture: give points by hand with "
+            "'edit.preset=null' 'edit.points=[[x,y,x2,y2]]'."
+        ) from error
+    return crop.alignment.to_photo(face.landmarks)
+
+
+def mask_on_crop(mask: np.ndarray, alignment: Alignment) -> Tensor:
+    """A mask [H, W] float32 in [0, 1] in photo pixels, resampled to [1, 1, R, R] crop pixels."""
+    levels = np.rint(np.clip(mask, 0, 1) * 65535).astype(np.uint16)
+    crop = crop_photo(np.repeat(levels[..., None], 3, axis=2), alignment)
+    return torch.from_numpy((crop.image[:, :1] + 1) / 2).clamp(0, 1)
+
+
+def edit(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    start: Tensor,
+    crop: Crop,
+    asked: Drag,
+    config: EditConfig,
+    console: Console,
+    title: str,
+) -> Dragged:
+    """The drag on the (tuned) generator; `start` [1, 3, R, R] is its picture before the drag."""
+    settings = DragSettings(
+        steps=config.steps,
+        lr=config.lr,
+        r1_px=config.r1_px,
+        r2_px=config.r2_px,
+        mask_weight=config.mask_weight,
+        feature_resolution=config.feature_resolution,
+        w_layers=config.w_layers,
+        stop_px=config.stop_px,
+        frame_every=config.frame_every,
+    )
+    handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
+    mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
+    with watched_steps(console, title) as on_step:
+        edited = drag(generator, w, noise, handles, targets, mask, settings, on_step)
+    return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
+
+
+def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendConfig) -> Blended:
+    """Every edited face carried back into the photo in turn; where a drag's mask is 0 it changes nothing."""
+    user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
+    result, mask = photo, np.zeros(photo.shape_hw, np.float32)
+    for crop, dragged in changes:
+        outcome = blend_difference(
+            result,
+            crop.alignment,
+            pixels_of(dragged.start),
+            pixels_of(dragged.edited.image),
+            feather=config.feather,
+            threshold=config.threshold,
+            mask_photo=_product(user_mask, dragged.mask),
+        )
+        result, mask = outcome.photo, np.maximum(mask, outcome.mask)
+    changed = int(np.count_nonzero((result.pixels != photo.pixels).any(axis=2)))
+    original = preview(photo.to_u8())
+    return Blended(result, original, mask, changed / mask.size, FORMATS[config.format], config.quality)
+
+
+def _product(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first * second
+
+
+def pixels_of(image: Tensor) -> np.ndarray:
+    """[1, 3, R, R] as [R, R, 3] float32 on the CPU."""
+    return np.ascontiguousarray(image[0].detach().float().cpu().permute(1, 2, 0).numpy())
+
+
+def mask_hash(path: str | None) -> str | None:
+    """SHA-256 of a mask file, None without one."""
+    return None if path is None else file_sha256(Path(path))

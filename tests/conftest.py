@@ -1,0 +1,34 @@
+"""A tiny generator's file and a finished run on it, made once for all tests that need them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from inversion.generators.checkpoint import save_generator
+from pipeline.run import run
+from tests.runs import short_config
+from tests.tiny import tiny_generator
+
+
+@pytest.fixture(scope="session")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("generator") / "tiny.safetensors"
+    save_generator(tiny_generator(resolution=64, channels=8, w_dim=16), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_out(generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of one whole run; tests work on copies."""
+    out = tmp_path_factory.mktemp("finished")
+    run(short_config(generator, out))
+    return out
+
+
+@pytest.fixture
+def out(finished_out: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run's output folder."""
+    return Path(shutil.copytree(finished_out, tmp_path / "out"))
