@@ -95,7 +95,9 @@ def reconstruct(
 def aligned_crop(pixels: np.ndarray, resolution: int) -> Crop:
     """A picture [R, R, 3] uint8 that is a crop already."""
     image = pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0
-    return Crop(image, np.ones((1, 1, resolution, resolution), np.float32), align_precropped(pixels.shape[:2], resolution))
+    return Crop(
+        image, np.ones((1, 1, resolution, resolution), np.float32), align_precropped(pixels.shape[:2], resolution)
+    )
 
 
 def validation(faces: Path, count: int) -> dict[str, float]:
@@ -116,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FACES} validation faces instead of the full count")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_FACES} validation faces instead of the full count"
+    )
     parser.add_argument("--faces", type=Path, help="folder of aligned faces with a MANIFEST.csv")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)

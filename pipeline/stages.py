@@ -120,6 +120,20 @@ def projector_settings(config: InvertConfig) -> ProjectorSettings:
     )
 
 
+def tune_settings(config: TuneConfig) -> TuneSettings:
+    """The config's tuning in the tuner's own terms."""
+    weights = config.weights
+    return TuneSettings(
+        steps=config.steps,
+        lr=config.lr,
+        stop=StopRule(config.target_loss),
+        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
+        locality_weight=config.locality_weight,
+        locality_alpha=config.locality_alpha,
+        locality_every=config.locality_every,
+    )
+
+
 def tune_around(
     generator: Generator,
     base_sha256: str,
@@ -132,16 +146,6 @@ def tune_around(
 ) -> Fitted:
     """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo."""
     target, inside = _target(crop, tools.device)
-    weights = config.weights
-    settings = TuneSettings(
-        steps=config.steps,
-        lr=config.lr,
-        stop=StopRule(config.target_loss),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
-        locality_weight=config.locality_weight,
-        locality_alpha=config.locality_alpha,
-        locality_every=config.locality_every,
-    )
     rng = torch.Generator().manual_seed(tools.seed)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
         tuned = tune(
@@ -149,7 +153,7 @@ def tune_around(
             target,
             inversion_on(inverted.inversion, tools.device),
             tools.perceptual,
-            settings,
+            tune_settings(config),
             rng,
             inside,
             _on_device(attempt.resume, tools.device),

@@ -15,7 +15,6 @@ from inversion.training.anchor import SIDE_PX, PictureModel, anchor_loss
 from inversion.training.augment import AugmentSettings, augment, draw_augment
 from inversion.training.discriminator import ProjectedDiscriminator, r1_penalty
 
-
 WARMUP_BATCHES = 2
 """Batches in one step of the warm-up, which is cheap: it computes neither fine blocks nor face features."""
 
@@ -30,13 +29,13 @@ class GanSettings:
     noise speckles and stops there; at 0 detail stays in the latents, where inversion and dragging reach it.
     """
 
-    lr_generator: float = 4e-3
+    lr_generator: float = 3e-3
     lr_discriminator: float = 1e-3
     pixel_weight: float = 2.0
     r1_weight: float = 0.0
     r1_every: int = 8
     spread_weight: float = 1.0
-    anchor_weight: float = 40.0
+    anchor_weight: float = 150.0
     warmup_images: int = 20_000
     lr_warmup: float = 1.5e-2
     ema_images: float = 2000.0
