@@ -38,7 +38,7 @@ __all__ = [
 
 StopReason = Literal["arrived", "cap", "stalled", "lost", "stopped"]
 
-HOLD_WEIGHT = 2.0  # of anchors against motion; less lets the picture slide under them (measured)
+HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly holds them better (measured)
 MAX_STEP_PX = 1.0  # feature pixels a patch is asked to move in one step
 LOST_RATIO = 0.9  # of the feature difference to a random place: such a match is no match
 LOST_STEPS = 8

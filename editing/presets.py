@@ -23,11 +23,11 @@ NOSE_TIP, NOSE_BASE = 30, 33
 MOUTH_LEFT, MOUTH_RIGHT = 48, 54
 UPPER_LIP, LOWER_LIP = 51, 57
 CHIN_PAD = LANDMARKS  # made here, half way from the lower lip to the chin: the chin itself may leave a tight crop
-LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))  # (upper, lower) of the left, then of the right eye
+UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
 INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # (upper, lower)
 LEFT_BROW, RIGHT_BROW = (18, 19, 20), (23, 24, 25)
 LEFT_JAW, RIGHT_JAW = (3, 4, 5), (13, 12, 11)
-MASK_CORE, MASK_FADE = 0.45, 0.5  # inter-ocular distances: fully editable round a move, then fading out
+MASK_CORE, MASK_FADE = 0.34, 0.36  # inter-ocular distances: fully editable round a move, then fading out
 MASK_GRID = 192  # the mask is smooth, so it is computed this coarse and enlarged
 MAX_STRENGTH = 3.0
 
@@ -95,20 +95,14 @@ def raise_brows(_face: FaceFrame) -> Moves:
 
 
 def open_eyes(_face: FaceFrame) -> Moves:
-    """Upper lids up, lower lids a little down, eye corners held."""
-    moves = _anchors(*EYE_CORNERS, NOSE_TIP)
-    for upper, lower in LIDS:
-        moves |= {upper: (0.0, -0.07), lower: (0.0, 0.03)}
-    return moves
+    """Upper lids up. Lower lids and eye corners are left free: they share feature pixels with the upper lids."""
+    return {**dict.fromkeys(UPPER_LIDS, (0.0, -0.08)), **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)}
 
 
 def close_eyes(face: FaceFrame) -> Moves:
-    """Lids together: the upper ones travel four fifths of the present opening."""
-    gap = face.gap(LIDS)
-    moves = _anchors(*EYE_CORNERS, NOSE_TIP)
-    for upper, lower in LIDS:
-        moves |= {upper: (0.0, 0.8 * gap), lower: (0.0, -0.2 * gap)}
-    return moves
+    """Upper lids down by the present opening."""
+    gap = face.gap(tuple(zip(UPPER_LIDS, LOWER_LIDS, strict=True)))
+    return {**dict.fromkeys(UPPER_LIDS, (0.0, gap)), **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)}
 
 
 def turn_left(_face: FaceFrame) -> Moves:

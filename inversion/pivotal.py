@@ -30,10 +30,10 @@ class TuneSettings:
     off, `locality_every` spreads its cost over the steps.
     """
 
-    steps: int = 150
+    steps: int = 200
     lr: float = 1e-3
     stop: StopRule = field(default_factory=StopRule)
-    weights: ReconstructionWeights = field(default_factory=ReconstructionWeights)
+    weights: ReconstructionWeights = field(default_factory=lambda: ReconstructionWeights(pixel=20.0))
     locality_weight: float = 0.0
     locality_alpha: float = 30.0
     locality_every: int = 4

@@ -26,19 +26,19 @@ class ProjectorSettings:
     """Knobs of the projector; `lr_rampup`, `lr_rampdown`, `latent_noise_until` are fractions of the run."""
 
     space: Literal["w_plus", "w"] = "w_plus"
-    steps: int = 300
-    lr: float = 0.1
+    steps: int = 250
+    lr: float = 0.05
     lr_rampup: float = 0.05
     lr_rampdown: float = 0.25
-    latent_noise: float = 0.05
+    latent_noise: float = 0.0
     latent_noise_until: float = 0.75
-    start_samples: int = 200
+    start_samples: int = 100
     w_stats_samples: int = 10000
     optimize_noise: bool = True
     stop: StopRule = field(default_factory=StopRule)
-    weights: ReconstructionWeights = field(default_factory=ReconstructionWeights)
+    weights: ReconstructionWeights = field(default_factory=lambda: ReconstructionWeights(pixel=10.0))
     noise_weight: float = 1e5
-    p_norm_weight: float = 0.0
+    p_norm_weight: float = 0.005
     delta_weight: float = 0.0
 
     def __post_init__(self) -> None:

@@ -86,10 +86,10 @@ class InvertWeights:
 
     KEY: ClassVar[str] = "invert.weights"
     perceptual: float = knob(1.0, 0)
-    pixel: float = knob(1.0, 0)
+    pixel: float = knob(10.0, 0)
     color: float = knob(1.0, 0)
     noise: float = knob(1e5, 0)
-    p_norm: float = knob(0.0, 0)
+    p_norm: float = knob(0.005, 0)
     delta: float = knob(0.0, 0)
 
     def __post_init__(self) -> None:
@@ -103,13 +103,13 @@ class InvertConfig:
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
-    steps: int = knob(300, 1, 10000)
-    lr: float = knob(0.1, above=0, high=1)
+    steps: int = knob(250, 1, 10000)
+    lr: float = knob(0.05, above=0, high=1)
     lr_rampup: float = knob(0.05, 0, 1)
     lr_rampdown: float = knob(0.25, 0, 1)
-    latent_noise: float = knob(0.05, 0, 1)
+    latent_noise: float = knob(0.0, 0, 1)
     latent_noise_until: float = knob(0.75, 0, 1)
-    start_samples: int = knob(200, 1, 100000)
+    start_samples: int = knob(100, 1, 100000)
     w_stats_samples: int = knob(10000, 2, 1000000)
     optimize_noise: bool = True
     target_loss: float = knob(0.0, 0)
@@ -127,7 +127,7 @@ class TuneWeights:
 
     KEY: ClassVar[str] = "tune.weights"
     perceptual: float = knob(1.0, 0)
-    pixel: float = knob(1.0, 0)
+    pixel: float = knob(20.0, 0)
     color: float = knob(1.0, 0)
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class TuneConfig:
     """Pivotal tuning: the generator's weights are fitted around the inverted latent; 0 steps leave them alone."""
 
     KEY: ClassVar[str] = "tune"
-    steps: int = knob(150, 0, 10000)
+    steps: int = knob(200, 0, 10000)
     lr: float = knob(1e-3, above=0, high=1)
     target_loss: float = knob(0.0, 0)
     checkpoint_every: int = knob(50, 1, 10000)
@@ -163,10 +163,11 @@ class EditConfig:
     strength: float = knob(1.0, -3, 3)
     mask: str | None = knob(None, path=True)
     steps: int = knob(120, 1, 10000)
-    lr: float = knob(0.05, above=0, high=1)
+    lr: float = knob(0.02, above=0, high=1)
     r1_px: float = knob(3.0, above=0, high=512)
     r2_px: float = knob(12.0, above=0, high=512)
-    mask_weight: float = knob(4.0, 0)
+    mask_weight: float = knob(0.5, 0)
+    pull_weight: float = knob(1.0, 0)
     feature_resolution: int = knob(0, 0, 1024)
     w_layers: int = knob(0, 0, 64)
     stop_px: float = knob(0.0, 0, 256)

@@ -269,6 +269,7 @@ def edit(
         r1_px=config.r1_px,
         r2_px=config.r2_px,
         mask_weight=config.mask_weight,
+        pull_weight=config.pull_weight,
         feature_resolution=config.feature_resolution,
         w_layers=config.w_layers,
         stop_px=config.stop_px,

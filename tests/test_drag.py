@@ -569,9 +569,11 @@ def test_block_and_layers_come_from_the_generator() -> None:
     generator = tiny_generator(64)
     assert pick_resolution(generator, 0) == 32
     assert pick_resolution(tiny_generator(16), 0) == 16
-    assert [pick_resolution(Shape(size), 0) for size in (128, 256, 512, 1024)] == [32, 64, 128, 128]
-    assert pick_layers(generator, 0, 32) == 4
-    assert pick_layers(generator, 9, 32) == generator.ws_used_by(32)
+    assert [pick_resolution(Shape(size), 0) for size in (128, 256, 512, 1024)] == [64, 128, 128, 128]
+    assert pick_layers(generator, 0, 32) == generator.ws_used_by(32) == 7
+    assert pick_layers(Shape(512), 0, 128) == 9
+    assert pick_layers(generator, 0, 8) == generator.ws_used_by(8) == 3
+    assert (pick_layers(generator, 4, 32), pick_layers(generator, 9, 32)) == (4, 7)
     with pytest.raises(UsageError, match=r"edit\.feature_resolution is 48; this generator has \[4, 8, 16, 32, 64\]"):
         pick_resolution(generator, 48)
     with pytest.raises(UsageError, match=r"edit\.w_layers is 11; this generator has 10"):
