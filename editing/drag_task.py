@@ -37,12 +37,12 @@ class DragSettings:
     lr: float = 0.02
     r1_px: float = 3.0
     r2_px: float = 12.0
-    mask_weight: float = 0.5
+    mask_weight: float = 1.0
     feature_resolution: int = 0
     w_layers: int = 0
     stop_px: float = 0.0
     frame_every: int = 2
-    pull_weight: float = 1.0
+    pull_weight: float = 3.0
 
     def __post_init__(self) -> None:
         _check_range("steps", self.steps, 0, 100_000)

@@ -40,6 +40,7 @@ class TrainConfig:
     resolution: int
     grow_from: Path | None
     images: int
+    warmup_images: int
     batch: int
     channel_base: int
     channel_max: int
@@ -62,6 +63,7 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
     p.add_argument("--resolution", type=int, default=64)
     p.add_argument("--grow-from", type=Path, help="generator file of half the resolution to start from")
     p.add_argument("--images", type=int, default=1_000_000, help="stop after this many photographs were shown")
+    p.add_argument("--warmup-images", type=int, default=20_000, help="of the coarse picture model; none after growing")
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--channel-base", type=int, default=3072)
     p.add_argument("--channel-max", type=int, default=192)
@@ -136,7 +138,7 @@ def train(cfg: TrainConfig, on_log: Callable[[dict[str, float]], None] | None = 
     device = torch.device(cfg.device)
     cfg.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(cfg.seed)
-    settings = GanSettings() if cfg.grow_from is None else GanSettings(warmup_images=0)
+    settings = GanSettings(warmup_images=cfg.warmup_images if cfg.grow_from is None else 0)
     state = new_state(build_generator(cfg), settings, device)
     state_path = cfg.out / "state.safetensors"
     if state_path.is_file():

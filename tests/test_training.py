@@ -13,6 +13,7 @@ from data.errors import ModelError, UsageError
 from data.landmarks import model_path
 from inversion.generators.checkpoint import load_generator
 from inversion.identity import load_face_network
+from inversion.training.anchor import SIDE_PX, anchor_loss, coarse, fit_picture_model
 from inversion.training.augment import AugmentSettings, augment, draw_augment
 from inversion.training.discriminator import PixelBranch, ProjectedDiscriminator, minibatch_stddev, r1_penalty
 from inversion.training.metrics import frechet_distance
@@ -42,6 +43,7 @@ def tiny_config(faces: Path, out: Path, images: int) -> TrainConfig:
         resolution=16,
         grow_from=None,
         images=images,
+        warmup_images=8,
         batch=4,
         channel_base=128,
         channel_max=8,
@@ -58,9 +60,9 @@ def tiny_config(faces: Path, out: Path, images: int) -> TrainConfig:
 def test_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     faces = face_folder(tmp_path / "faces")
     whole = train(tiny_config(faces, tmp_path / "whole", 16))
-    train(tiny_config(faces, tmp_path / "parts", 8))
+    train(tiny_config(faces, tmp_path / "parts", 12))
     resumed = train(tiny_config(faces, tmp_path / "parts", 16))
-    assert (whole.step, resumed.step, resumed.images) == (4, 4, 16)
+    assert (whole.step, resumed.step, resumed.images) == (3, 3, 16)
     for name, value in whole.average.state_dict().items():
         assert torch.equal(value, resumed.average.state_dict()[name]), name
     first = build_generator(tiny_config(faces, tmp_path, 0)).state_dict()
@@ -101,7 +103,9 @@ def test_noise_strength_is_bounded() -> None:
         generator.synthesis.b8.conv0.noise_strength.fill_(1.0)
     settings = GanSettings(noise_limit=0.03)
     state = new_state(generator, settings, torch.device("cpu"))
-    gan_step(state, torch.zeros(4, 3, 16, 16), network, settings, torch.Generator().manual_seed(0))
+    reals = torch.zeros(4, 3, 16, 16)
+    model = fit_picture_model(torch.rand(9, 3, 16, 16), generator.z_dim)
+    gan_step(state, reals, network, model, settings, torch.Generator().manual_seed(0))
     strengths = [p for name, p in generator.named_parameters() if name.endswith("noise_strength")]
     assert float(torch.stack(strengths).abs().max()) <= 0.03 + 1e-7
     assert state.step == 1
@@ -152,3 +156,17 @@ def test_frechet_distance() -> None:
     assert frechet_distance(a, b) < 0.02
     assert frechet_distance(a, b + 2.0) == pytest.approx(24.0, rel=0.05)
     assert frechet_distance(a, 3.0 * b) == pytest.approx(6 * 4.0, rel=0.1)
+
+
+def test_picture_model_has_the_photographs_moments() -> None:
+    rng = torch.Generator().manual_seed(0)
+    photographs = torch.rand(40, 3, 32, 32, generator=rng) * torch.linspace(0, 1, 32) - 0.3
+    model = fit_picture_model(photographs, 100)
+    pictures = model.pictures(torch.randn(4000, 100, generator=rng))
+    both = coarse(torch.cat([photographs, photographs.flip(3)]))
+    assert pictures.shape == (4000, 3, SIDE_PX, SIDE_PX)
+    assert torch.allclose(pictures.mean(0), both.mean(0), atol=0.02)
+    assert torch.allclose(pictures.std(0), both.std(0), atol=0.03)
+    z = torch.zeros(2, 100)
+    assert float(anchor_loss(model.pictures(z), z, model)) == 0.0
+    assert float(anchor_loss(model.pictures(z) + 0.5, z, model)) == pytest.approx(0.25, rel=1e-4)
