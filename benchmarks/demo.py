@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,20 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from data.alignment import Crop, align_precropped
-from data.faces import list_faces, load_face
+from benchmarks.common import load_tools, tell, validation_means
 from data.landmarks import find_faces
 from data.photo import read_photo
 from editing.presets import MOUTH_LEFT, MOUTH_RIGHT, preset_drag
-from inversion.identity import FaceNetwork
-from inversion.perceptual import Perceptual
-from inversion.pivotal import tune
-from inversion.projector import project
-from pipeline.models import LoadedGenerator, choose_perceptual, read_face_network, read_generator, read_perceptual
-from pipeline.schema import RunConfig, compose
-from pipeline.stages import likeness, projector_settings, tune_settings
 
 VALIDATION_FACES, QUICK_FACES = 20, 5
 KEYS = ("psnr_invert_db", "psnr_tuned_db", "face_distance_invert", "face_distance_tuned")
@@ -75,47 +65,6 @@ def mouth_distances(before: Path, after: Path) -> dict[str, float]:
     }
 
 
-def reconstruct(
-    path: Path, config: RunConfig, generator: LoadedGenerator, perceptual: Perceptual, network: FaceNetwork
-) -> dict[str, float]:
-    """Likeness of one aligned face after invert and after tune, and the seconds both took."""
-    module = generator.module
-    pixels = load_face(path, module.resolution)
-    crop = aligned_crop(pixels, module.resolution)
-    target, inside = torch.from_numpy(crop.image), torch.from_numpy(crop.inside)
-    rng = torch.Generator().manual_seed(config.seed)
-    started = time.monotonic()
-    inversion = project(module, target, perceptual, projector_settings(config.invert), rng, inside)
-    between = time.monotonic()
-    rng = torch.Generator().manual_seed(config.seed)
-    tuned = tune(module, target, inversion, perceptual, tune_settings(config.tune), rng, inside)
-    found = likeness("invert", inversion.image, target, inside, network)
-    found |= likeness("tuned", tuned.image, target, inside, network)
-    return found | {"invert_seconds": between - started, "tune_seconds": time.monotonic() - between}
-
-
-def aligned_crop(pixels: np.ndarray, resolution: int) -> Crop:
-    """A picture [R, R, 3] uint8 that is a crop already."""
-    image = pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0
-    return Crop(
-        image, np.ones((1, 1, resolution, resolution), np.float32), align_precropped(pixels.shape[:2], resolution)
-    )
-
-
-def validation(faces: Path, count: int) -> dict[str, float]:
-    """Means over `count` validation faces, evenly spread over the split."""
-    config = compose(["edit=smile"])
-    device = torch.device("cpu")
-    generator = read_generator(config.generator, device)
-    network = read_face_network(device)
-    perceptual = read_perceptual(choose_perceptual(config.perceptual), network, device)
-    paths = list_faces(faces, "val")
-    picks = [paths[i * len(paths) // count] for i in range(count)]
-    found = [reconstruct(p, config, generator, perceptual, network) for p in tqdm(picks, desc="validation faces")]
-    means = {key: round(statistics.fmean(row[key] for row in found), 3) for key in found[0]}
-    return means | {"validation_faces": count}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,13 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures |= mouth_distances(photo, run / manifest["result"])
     figures |= {f"demo_{key}": value for key, value in likenesses.items()}
     if options.faces is not None:
-        likenesses = validation(options.faces, QUICK_FACES if options.quick else VALIDATION_FACES)
+        count = QUICK_FACES if options.quick else VALIDATION_FACES
+        likenesses = validation_means(options.faces, count, load_tools())
     figures |= likenesses
     figures["threads"] = options.threads
-    for key, value in figures.items():
-        print(f"{key:32s} {value:10.3f}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    tell(figures, options.json)
     return 0
 
 

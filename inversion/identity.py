@@ -204,7 +204,10 @@ class FaceNetwork(nn.Module):
 
     def descriptor(self, images: Tensor) -> Tensor:
         """dlib's 128-D face descriptor [N, 128] (not normalised); same person: distance below about 0.6."""
-        last = self.taps(images, (len(BLOCKS) - 1,))[0]
+        return self.descriptor_of(self.taps(images, (len(BLOCKS) - 1,))[0])
+
+    def descriptor_of(self, last: Tensor) -> Tensor:
+        """The descriptor [N, 128] from the deepest tap [N, 256, h, w]."""
         return last.mean(dim=(2, 3)) @ self.fc
 
 

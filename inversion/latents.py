@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inversion.generators.protocol import Generator
+from inversion.generators.protocol import Generator, LatentStats
 
 UNDO_SLOPE = 5.0
 """Inverse of the mapping network's last leaky ReLU of slope 0.2 (Zhu et al. 2020)."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LatentStats:
-    """Moments of mapped samples: `w_avg` [D]; `w_std` one float, sqrt(mean ||w - w_avg||^2); P_N mean [D] and
-    whitening matrix [D, D] (columns: principal directions over their standard deviations)."""
-
-    w_avg: Tensor
-    w_std: float
-    pn_mean: Tensor
-    pn_whiten: Tensor
 
 
 @torch.no_grad()

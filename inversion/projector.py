@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from data.errors import UsageError
-from inversion.generators.protocol import Generator
-from inversion.latents import LatentStats, delta_penalty, latent_stats, pn_penalty, random_labels
+from inversion.generators.protocol import Generator, LatentStats
+from inversion.latents import delta_penalty, latent_stats, pn_penalty, random_labels
 from inversion.losses import ReconstructionLoss, ReconstructionWeights, noise_regularizer, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.perceptual import Perceptual
@@ -72,15 +72,17 @@ def project(
     weight_mask: Tensor | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
+    stats: LatentStats | None = None,
 ) -> Inversion:
     """Find the latent and noise that render nearest to target [1, 3, R, R] in [-1, 1].
 
     `weight_mask` [1, 1, R, R] is 0 where the target does not count. `rng` is a CPU generator. `resume` is a dict given
-    by an earlier `StepInfo.state()`: the run continues from it to the same result. Stop reasons: cap, target, plateau,
+    by an earlier `StepInfo.state()`: the run continues from it to the same result. `stats` saves sampling the latent
+    space again when the generator's file carries them. Stop reasons: cap, target, plateau,
     diverged (the best state before it is returned). Raises UsageError when the target does not fit the generator.
     """
     check_target(generator, target)
-    stats = latent_stats(generator, settings.w_stats_samples, rng)
+    stats = stats or latent_stats(generator, settings.w_stats_samples, rng)
     loss_of = ReconstructionLoss(target, perceptual, settings.weights, weight_mask)
     if resume is None:
         w = nearest_sample(generator, loss_of, settings.start_samples, stats, rng)

@@ -221,7 +221,7 @@ class Chain:
         face.inverted = self.engine.obtain(
             INVERT,
             inputs,
-            lambda attempt: stages.invert(generator.module, face.crop, self.tools, config, attempt, title),
+            lambda attempt: stages.invert(generator, face.crop, self.tools, config, attempt, title),
             face=face.number,
             known_key=self.setup.known_key("invert", face.number),
         )

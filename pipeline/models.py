@@ -11,7 +11,8 @@ import torch
 
 from data.errors import ModelError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
-from inversion.generators.checkpoint import load_generator
+from inversion.generators.checkpoint import load_generator, read_stats
+from inversion.generators.protocol import LatentStats
 from inversion.generators.stylegan2 import StyleGAN2
 from inversion.identity import FaceNetwork, load_face_network
 from inversion.perceptual import FacePerceptual, Perceptual, backbone_path, load_lpips
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedGenerator:
-    """A generator with the file it came from."""
+    """A generator with the file it came from and the latent statistics in it, if any."""
 
     module: StyleGAN2
+    stats: LatentStats | None
     sha256: str
     path: Path
 
@@ -61,7 +63,8 @@ def read_generator(config: GeneratorConfig, device: torch.device) -> LoadedGener
     """The configured generator on the device, frozen; ModelError when its file is missing or damaged."""
     path = embedded_generator() if config.path is None else Path(config.path)
     module, sha256 = load_generator(path)
-    return LoadedGenerator(module.to(device), sha256, path.absolute())
+    stats = read_stats(path)
+    return LoadedGenerator(module.to(device), None if stats is None else stats.to(device), sha256, path.absolute())
 
 
 def choose_perceptual(config: PerceptualConfig) -> PerceptualChoice:

@@ -1,7 +1,6 @@
 """The typed configuration of a run: every knob, its default and its range live here, once.
 
-The YAML files under `conf/` show the same knobs with a comment each; a test keeps both equal. Hydra and OmegaConf are
-imported inside `load` and `compose`, so that the dataclasses can be built from plain Python without either.
+The YAML files under `conf/` show the same knobs with a comment each; a test keeps both equal.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import UsageError
-from pipeline.errors import one_line
-from pipeline.validation import build, check_fields, check_mapping, did_you_mean, knob, known_keys, unknown_key
+from pipeline.composing import Source, compose_tree, load_tree
+from pipeline.composing import parse_overrides as parse_overrides
+from pipeline.validation import check_fields, did_you_mean, knob
 
 if TYPE_CHECKING:
-    from hydra.core.config_loader import ConfigLoader
-    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 CHAIN = ("align", "invert", "tune", "edit", "blend")
@@ -313,23 +311,13 @@ def _check_stages(stages: Sequence[str]) -> None:
         )
 
 
+SOURCE = Source("config", RunConfig, listing="photodrag --cfg job", groups=True, sweeps=True)
+"""`conf/config.yaml`, its groups and its types."""
+
+
 def load(cfg: DictConfig | Mapping[str, Any]) -> RunConfig:
-    """Resolve a composed config, check names, types and ranges, and lay it over the defaults as plain dataclasses.
-
-    Raises UsageError: one sentence that names the key, its value and what is allowed.
-    """
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        node = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{error.full_key or 'the config'} cannot be read: {str(error).splitlines()[0]}") from error
-    assert isinstance(plain, dict)
-    values = {str(key): value for key, value in plain.items()}
-    check_mapping(RunConfig, values)
-    return build(RunConfig, values)
+    """The checked dataclasses of a composed config; UsageError names the key, its value and what is allowed."""
+    return load_tree(SOURCE, cfg)
 
 
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
@@ -337,62 +325,9 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
 
     Raises UsageError for an override that cannot be read, or that names no setting, group or choice.
     """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    with hydra.initialize_config_module("conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        for override in parse_overrides(overrides, loader):
-            _check_override(override, loader)
-        try:
-            return hydra.compose("config", overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(f"{' '.join(overrides)} cannot be applied: {one_line(error)}") from error
+    return compose_tree(SOURCE, overrides)
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
     """The checked config that overrides in Hydra's grammar give, as in compose(["edit=smile", "invert.steps=20"])."""
     return load(compose_raw(overrides))
-
-
-def parse_overrides(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
-    """Overrides read by Hydra's grammar; raises UsageError for one that it cannot read."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create(config_loader=loader)
-    parsed = []
-    for text in overrides:
-        try:
-            parsed += parser.parse_overrides([text])
-        except HydraException as error:
-            raise UsageError(
-                f"{text} cannot be read: allowed is key=value, with lists as [a,b] and text that holds "
-                "any of ,=:()[]{} in quotes, as in \"key='a, b'\""
-            ) from error
-    return parsed
-
-
-def _check_override(override: Override, loader: ConfigLoader) -> None:
-    """Raise UsageError unless an override names a setting, or a group and one of its choices, with a single value."""
-    from hydra.core.object_type import ObjectType
-
-    key = override.key_or_group
-    if override.is_hydra_override() or key == "hydra":
-        return
-    if override.is_sweep_override():
-        raise UsageError(f"{override.input_line} gives several values: allowed is one, or -m before it to run them all")
-    groups = [name for name in loader.list_groups("") if name != "hydra"]
-    if key not in groups or override.package:
-        key += f"@{override.package}" if override.package else ""
-        known = known_keys(RunConfig)
-        if key not in known:
-            raise unknown_key(key, known + groups)
-        return
-    options = loader.get_group_options(key, ObjectType.CONFIG)
-    choice = override.value()
-    if not override.is_delete() and choice not in options:
-        shown = "null" if choice is None else choice
-        raise UsageError(f"{key} is {shown}: allowed are {', '.join(options)}{did_you_mean(str(choice), options)}")

@@ -42,6 +42,7 @@ from pipeline.pictures import image_u8, preview
 from pipeline.progress import Console, checkpointed_steps, watched_steps
 
 if TYPE_CHECKING:
+    from pipeline.models import LoadedGenerator
     from pipeline.schema import AlignConfig, BlendConfig, EditConfig, InvertConfig, SampleConfig, TuneConfig
 
 FACE_VIEW = WHOLE_AND_FACE_VIEWS[1]
@@ -86,7 +87,7 @@ def _alignments(photo: Photo, config: AlignConfig, resolution: int) -> list[Alig
 
 
 def invert(
-    generator: Generator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
+    generator: LoadedGenerator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
 ) -> Inverted:
     """The crop in latent space, with its likeness over the pixels that lie inside the photo."""
     target, inside = _target(crop, tools.device)
@@ -94,7 +95,9 @@ def invert(
     rng = torch.Generator().manual_seed(tools.seed)
     resume = _on_device(attempt.resume, tools.device)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
-        inversion = project(generator, target, tools.perceptual, settings, rng, inside, resume, on_step)
+        inversion = project(
+            generator.module, target, tools.perceptual, settings, rng, inside, resume, on_step, generator.stats
+        )
     return Inverted(inversion, target, likeness("invert", inversion.image, target, inside, tools.face_network))
 
 

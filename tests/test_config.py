@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from omegaconf import OmegaConf
 
 import conf
 import editing.presets
+import pipeline.train_config
 from data.errors import UsageError
 from pipeline import schema
-from pipeline.schema import CHAIN, PRESETS, RunConfig, check_runnable, compose, compose_raw, load
+from pipeline.composing import Source, compose_tree, load_tree
+from pipeline.schema import CHAIN, PRESETS, RunConfig, check_runnable, compose, load
+from pipeline.train_config import GameConfig, ModelConfig, TrainConfig, check_trainable, compose_training
 from pipeline.validation import known_keys
 
 CONF = Path(conf.__file__).parent
@@ -56,9 +59,9 @@ def is_complete(path: Path) -> bool:
     return path.parent.name != "experiment" and "- _self_\n\n" not in path.read_text(encoding="utf-8")
 
 
-def refusal(*overrides: str) -> str:
+def refusal(*overrides: str, by: Callable[[list[str]], object] = compose) -> str:
     with pytest.raises(UsageError) as caught:
-        compose(list(overrides))
+        by(list(overrides))
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -66,12 +69,14 @@ def refusal(*overrides: str) -> str:
 
 def test_yaml_defaults_are_the_dataclass_defaults() -> None:
     assert compose([]) == RunConfig()
+    assert compose_training([]) == TrainConfig()
 
 
-def test_yaml_shows_every_setting_and_no_other() -> None:
-    tree = OmegaConf.to_container(compose_raw([]))
+@pytest.mark.parametrize("source", [schema.SOURCE, pipeline.train_config.SOURCE], ids=lambda source: source.name)
+def test_yaml_shows_every_setting_and_no_other(source: Source[Any]) -> None:
+    tree = OmegaConf.to_container(compose_tree(source, []))
     assert isinstance(tree, dict)
-    assert set(flat(typing.cast(dict[str, Any], tree))) == leaves()
+    assert set(flat(typing.cast(dict[str, Any], tree))) == leaves(source.cls)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -116,8 +121,18 @@ def test_presets_are_those_that_the_editor_computes_each_with_its_choice() -> No
         assert compose([f"edit={name}"]).edit == schema.EditConfig(preset=name)
 
 
-@pytest.mark.parametrize(("key", "kind", "allowed"), list(numeric_fields()), ids=lambda value: str(value)[:40])
-def test_every_number_is_bounded_and_its_bounds_are_allowed(key: str, kind: type, allowed: dict[str, Any]) -> None:
+def load_training(cfg: Mapping[str, Any]) -> TrainConfig:
+    return load_tree(pipeline.train_config.SOURCE, cfg)
+
+
+@pytest.mark.parametrize(
+    ("load", "key", "kind", "allowed"),
+    [(load, *item) for item in numeric_fields()] + [(load_training, *item) for item in numeric_fields(TrainConfig)],
+    ids=lambda value: getattr(value, "__name__", str(value)[:40]),
+)
+def test_every_number_is_bounded_and_its_bounds_are_allowed(
+    load: Callable[[Any], object], key: str, kind: type, allowed: dict[str, Any]
+) -> None:
     low, high, above = allowed.get("low"), allowed.get("high"), allowed.get("above")
     assert (low is None) != (above is None), f"{key} has no lower bound"
     outside = [low - 1] if low is not None else [above]
@@ -269,3 +284,46 @@ def test_a_stage_without_its_input_is_refused_before_the_run(overrides: list[str
 )
 def test_complete_settings_are_runnable(overrides: list[str]) -> None:
     check_runnable(compose(overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("game.r1_wieght=1", "game.r1_wieght is not a setting: did you mean game.r1_weight?"),
+        ("r1_weight=1", "r1_weight is not a setting: did you mean game.r1_weight?"),
+        ("qqq=1", "qqq is not a setting: allowed is what conf/train.yaml lists"),
+        ("edit=smile", "edit is not a setting: allowed is what conf/train.yaml lists"),
+        ("+experiment=quick", "experiment is not a setting: allowed is what conf/train.yaml lists"),
+        ("game.mixing_share=1.5", "game.mixing_share is 1.5: allowed is a number from 0 to 1"),
+        ("batch=1", "batch is 1: allowed is a whole number from 2 to 1024"),
+        ("images=many", "images is many: allowed is a whole number of at least 1"),
+        ("precision=fp16", "precision is fp16: allowed are auto, fp32, bf16"),
+        ("resolution=96", "resolution is 96: allowed are the powers of two from 16 to 1024"),
+        ("model.channel_base=127", "model.channel_base is 127: allowed is a whole number from 128 to 1048576"),
+        ("game.decay_from=1000000", "game.decay_from is 1000000: allowed is a count below images (1000000), or 0"),
+        ("faces=", "faces is empty: allowed is a path or null"),
+        ("seed=1,2", "seed=1,2 gives several values: allowed is one"),
+        ("batch", "batch cannot be read: allowed is key=value"),
+    ],
+)
+def test_a_wrong_setting_of_the_trainer_ends_in_one_sentence(override: str, sentence: str) -> None:
+    assert refusal(override, by=compose_training).startswith(sentence)
+
+
+def test_a_trainer_setting_is_taken_and_paths_arrive_as_they_stand() -> None:
+    words = ["faces=my faces (1), ${x}", "out=2024_01", "grow_from=null", "game.lr_warmup=1"]
+    assert compose_training(words) == TrainConfig(
+        faces="my faces (1), ${x}", out="2024_01", game=GameConfig(lr_warmup=1.0)
+    )
+    assert compose_training(["model.z_dim=8"]).model == ModelConfig(z_dim=8)
+    with pytest.raises(UsageError, match=r"^model\.channel_base is 512: allowed is at least resolution \(1024\)"):
+        compose_training(["resolution=1024", "model.channel_base=512"])
+
+
+def test_the_trainer_names_what_it_is_not_given(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^faces is null: give faces=FOLDER, a folder of aligned face pictures$"):
+        check_trainable(compose_training([]))
+    with pytest.raises(UsageError, match=r"^out is null: give out=FOLDER"):
+        check_trainable(compose_training([f"faces={tmp_path}"]))
+    new = tmp_path / "new"
+    assert check_trainable(compose_training([f"faces={tmp_path}", f"out={new}"])) == (tmp_path, new)

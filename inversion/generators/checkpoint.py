@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from data.errors import ModelError
+from inversion.generators.protocol import LatentStats
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 HEADER_KEY = "photodrag_generator"
+STATS_PREFIX = "stats."
 
 
 def sha256_of(path: Path) -> str:
@@ -38,7 +40,8 @@ def load_generator(path: Path) -> tuple[StyleGAN2, str]:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith(STATS_PREFIX)]  # noqa: SIM118
+            state = {name: file.get_tensor(name).float() for name in names}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}).") from error
     if header is None:
@@ -59,12 +62,41 @@ def _config_from(header: str, path: Path) -> StyleGAN2Config:
         raise ModelError(f"The generator header of {path} cannot be read ({error}).") from error
 
 
+def read_stats(path: Path) -> LatentStats | None:
+    """The statistics of the latent space that a generator file carries, or None when it has none.
+
+    Raises ModelError when they do not belong together.
+    """
+    with safe_open(str(path), framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(STATS_PREFIX)]  # noqa: SIM118
+        found = {name.removeprefix(STATS_PREFIX): file.get_tensor(name).float() for name in names}
+    if not found:
+        return None
+    width = found.get("w_avg", torch.empty(0)).numel()
+    shapes = {"w_avg": (width,), "w_std": (), "pn_mean": (width,), "pn_whiten": (width, width)}
+    if {name: tuple(value.shape) for name, value in found.items()} != shapes:
+        raise ModelError(f"The latent statistics in {path} are damaged: write the generator file again.")
+    return LatentStats(found["w_avg"], float(found["w_std"]), found["pn_mean"], found["pn_whiten"])
+
+
 def save_generator(
-    generator: StyleGAN2, path: Path, extra: dict[str, object] | None = None, dtype: torch.dtype = torch.float16
+    generator: StyleGAN2,
+    path: Path,
+    extra: dict[str, object] | None = None,
+    dtype: torch.dtype = torch.float16,
+    stats: LatentStats | None = None,
 ) -> None:
-    """Write a generator file atomically, weights as `dtype`; `extra` (JSON values) is kept beside the architecture."""
+    """Write a generator file atomically, weights as `dtype`; `extra` (JSON values) is kept beside the architecture.
+
+    `stats` are kept as float32 tensors beside the weights, so that whoever opens the file need not sample them again.
+    """
     header = {"stylegan2": dataclasses.asdict(generator.config), "extra": extra or {}}
     state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in generator.state_dict().items()}
+    if stats is not None:
+        kept = {name: getattr(stats, name) for name in ("w_avg", "w_std", "pn_mean", "pn_whiten")}
+        state |= {
+            STATS_PREFIX + name: torch.as_tensor(value).float().cpu().contiguous() for name, value in kept.items()
+        }
     write_atomically(path, save(state, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)}))
 
 

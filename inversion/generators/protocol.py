@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 NoiseMode = Literal["const", "random", "none"]
 NoiseMaps = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LatentStats:
+    """Moments of mapped samples: `w_avg` [D]; `w_std` one float, sqrt(mean ||w - w_avg||^2); P_N mean [D] and
+    whitening matrix [D, D] (columns: principal directions over their standard deviations)."""
+
+    w_avg: Tensor
+    w_std: float
+    pn_mean: Tensor
+    pn_whiten: Tensor
+
+    def to(self, device: torch.device) -> LatentStats:
+        """The same statistics on a device."""
+        return LatentStats(self.w_avg.to(device), self.w_std, self.pn_mean.to(device), self.pn_whiten.to(device))
 
 
 @runtime_checkable

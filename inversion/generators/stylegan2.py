@@ -127,14 +127,14 @@ def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, 
     x [N, I, H, W], weight [O, I, k, k], styles [N, I] -> [N, O, H, W], or [N, O, 2H+1, 2W+1] before the blur if `up`.
     Demodulation is rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
     """
-    y = x * styles[:, :, None, None]
+    y = x * styles.to(x.dtype)[:, :, None, None]
     if up:
         y = F.conv_transpose2d(y, weight.transpose(0, 1), stride=2)
     else:
         y = F.conv2d(y, weight, padding=weight.shape[2] // 2)
     if demodulate:
         power = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        y = y * (power + 1e-8).rsqrt()[:, :, None, None]
+        y = y * (power + 1e-8).rsqrt().to(y.dtype)[:, :, None, None]
     return y
 
 
@@ -183,8 +183,8 @@ class SynthesisLayer(nn.Module):
         if self.up:
             x = blur(x, self.resample_filter, gain=4.0)
         if noise is not None:
-            x = x + noise * self.noise_strength
-        x = F.leaky_relu(x + self.bias[:, None, None], LRELU_SLOPE) * (SQRT2 * gain)
+            x = x + (noise * self.noise_strength).to(x.dtype)
+        x = F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], LRELU_SLOPE) * (SQRT2 * gain)
         return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
 
     def pick_noise(
@@ -275,13 +275,17 @@ class SynthesisBlock(nn.Module):
         return shortcut + self.conv1(x, ws[:, 1], noises[1], gain=math.sqrt(0.5))
 
     def add_rgb(self, x: Tensor, image: Tensor | None, w: Tensor) -> Tensor | None:
-        """The running image of the skip architecture (or the last block's colour), [N, 3, r, r]."""
-        if image is not None:
-            image = upsample_fir(image, self.resample_filter * 4.0)
-        if not self.has_rgb:
-            return image
-        rgb = self.torgb(x, w)
-        return rgb if image is None else image + rgb
+        """The running image of the skip architecture (or the last block's colour), [N, 3, r, r].
+
+        Colours stay float32 under autocast: 8 bits of mantissa would band them.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            if image is not None:
+                image = upsample_fir(image, self.resample_filter * 4.0)
+            if not self.has_rgb:
+                return image
+            rgb = self.torgb(x.to(w.dtype), w)
+            return rgb if image is None else image + rgb
 
 
 class SynthesisNetwork(nn.Module):

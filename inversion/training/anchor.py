@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from inversion.generators.protocol import Generator
+
 SIDE_PX = 16
 
 
@@ -41,3 +43,15 @@ def fit_picture_model(images: Tensor, z_dim: int) -> PictureModel:
 def anchor_loss(images: Tensor, z: Tensor, model: PictureModel) -> Tensor:
     """Mean square between the coarse version of generated images [N, 3, R, R] and the pictures of their z."""
     return (coarse(images) - model.pictures(z)).square().mean()
+
+
+@torch.no_grad()
+def turned_to(generator: Generator, model: PictureModel, z: Tensor) -> PictureModel:
+    """The model with each component's sign as the generator knows it: a sign is arbitrary in every new fit.
+
+    z [N, z_dim] are samples, N some hundreds.
+    """
+    shown = coarse(generator.synthesize(generator.map(z), "none")).flatten(1) - model.mean
+    places = (shown - shown.mean(dim=0)) @ model.basis.t()
+    agreement = (places * z[:, : len(model.basis)]).sum(dim=0)
+    return PictureModel(model.mean, model.basis * torch.where(agreement < 0, -1.0, 1.0)[:, None])

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TIGHT_WINDOW = (0.66, 0.22)
+"""Side of the brows-to-chin window as a share of an FFHQ-aligned crop, and its centre's height below the crop's, in
+half crop sides."""
+
 
 @dataclass(frozen=True, slots=True)
 class AugmentSettings:
-    """Largest change of each kind; each image draws uniformly below it. Fractions of the side, degrees, factors."""
+    """Largest change of each kind; each image draws uniformly below it. Fractions of the side, degrees, factors.
+
+    `tight_share` of a batch, its first images, is seen through `TIGHT_WINDOW` by the face network, which so gets eyes
+    and mouth at a higher resolution; the pixel branch always sees the whole crop.
+    """
 
     shift: float = 0.10
     zoom: float = 0.04
     rotate_deg: float = 2.0
+    tight_share: float = 0.5
     brightness: float = 0.1
     contrast: float = 0.15
     saturation: float = 0.15
@@ -50,6 +59,16 @@ def draw_augment(batch: int, settings: AugmentSettings, rng: torch.Generator, de
         1.0 + uniform(settings.contrast),
         1.0 + uniform(settings.saturation),
     )
+
+
+def tightened(draw: AugmentDraw, share: float) -> AugmentDraw:
+    """The same draw with the first `share` of the batch zoomed to `TIGHT_WINDOW`."""
+    side, below = TIGHT_WINDOW
+    theta = draw.theta.clone()
+    count = round(share * len(theta))
+    theta[:count] *= side
+    theta[:count, 1, 2] += below
+    return replace(draw, theta=theta)
 
 
 def augment(images: Tensor, draw: AugmentDraw, size_px: int) -> Tensor:

@@ -1,0 +1,115 @@
+"""What the benchmarks share: reconstructing aligned faces with the project's settings, and telling figures."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.alignment import Crop, align_precropped
+from data.faces import list_faces, load_face
+from inversion.identity import FaceNetwork
+from inversion.perceptual import Perceptual
+from inversion.pivotal import tune
+from inversion.projector import project
+from pipeline.models import LoadedGenerator, choose_perceptual, read_face_network, read_generator, read_perceptual
+from pipeline.schema import RunConfig, compose
+from pipeline.stages import likeness, projector_settings, tune_settings
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tools:
+    """What every reconstruction needs, loaded once."""
+
+    config: RunConfig
+    generator: LoadedGenerator
+    network: FaceNetwork
+    perceptual: Perceptual
+
+
+def load_tools(generator: Path | None = None) -> Tools:
+    """The default settings on the CPU, with the embedded generator or the file that is given."""
+    config = compose(["edit=smile", *([] if generator is None else [f"generator.path='{generator}'"])])
+    device = torch.device("cpu")
+    network = read_face_network(device)
+    perceptual = read_perceptual(choose_perceptual(config.perceptual), network, device)
+    return Tools(config, read_generator(config.generator, device), network, perceptual)
+
+
+def validation_means(faces: Path, count: int, tools: Tools) -> dict[str, float]:
+    """Mean likeness of `count` validation faces, evenly spread over the split, after invert and after tune."""
+    paths = list_faces(faces, "val")
+    picks = [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
+    found = [reconstruct(path, tools) for path in tqdm(picks, desc="validation faces")]
+    return {key: statistics.fmean(row[key] for row in found) for key in found[0]} | {"validation_faces": len(picks)}
+
+
+def reconstruct(path: Path, tools: Tools) -> dict[str, float]:
+    """Likeness of one aligned face after invert and after tune, and the seconds both took."""
+    generator, config = tools.generator, tools.config
+    crop = aligned_crop(load_face(path, generator.module.resolution))
+    target, inside = torch.from_numpy(crop.image), torch.from_numpy(crop.inside)
+    started = time.monotonic()
+    inversion = project(
+        generator.module,
+        target,
+        tools.perceptual,
+        projector_settings(config.invert),
+        torch.Generator().manual_seed(config.seed),
+        inside,
+        stats=generator.stats,
+    )
+    between = time.monotonic()
+    rng = torch.Generator().manual_seed(config.seed)
+    tuned = tune(generator.module, target, inversion, tools.perceptual, tune_settings(config.tune), rng, inside)
+    ended = time.monotonic()
+    found = {"invert_seconds": between - started, "tune_seconds": ended - between}
+    for stage, image in (("invert", inversion.image), ("tuned", tuned.image)):
+        found |= likeness(stage, image, target, inside, tools.network)
+        found[f"feature_distance_{stage}"] = feature_distance(tools.perceptual, target, image)
+    return found
+
+
+@torch.no_grad()
+def feature_distance(perceptual: Perceptual, target: Tensor, image: Tensor) -> float:
+    """The perceptual distance, a mean over one turn of its views."""
+    prepared = perceptual.prepare(target)
+    turns = [perceptual.distance(prepared, image, step) for step in range(perceptual.num_views)]
+    return float(torch.cat(turns).mean())
+
+
+def aligned_crop(pixels: np.ndarray) -> Crop:
+    """A picture [R, R, 3] uint8 that is a crop already."""
+    resolution = pixels.shape[0]
+    image = pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0
+    inside = np.ones((1, 1, resolution, resolution), np.float32)
+    return Crop(image, inside, align_precropped(pixels.shape[:2], resolution))
+
+
+def as_u8(images: Tensor) -> np.ndarray:
+    """[N, 3, R, R] in [-1, 1] as uint8 RGB [N, R, R, 3]."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def sheet(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures [N, h, w, 3] side by side in rows of `columns`; N is a multiple of it."""
+    n, h, w, c = tiles.shape
+    rows = tiles.reshape(n // columns, columns, h, w, c).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(rows.reshape(n // columns * h, columns * w, c))
+
+
+def tell(figures: Mapping[str, float], json_path: Path | None, order: Sequence[str] = ()) -> None:
+    """Print figures, those of `order` first, and write them as JSON."""
+    ordered = {key: round(figures[key], 4) for key in (*order, *(k for k in figures if k not in order))}
+    for key, value in ordered.items():
+        print(f"{key:32s} {value:10.4f}")
+    if json_path is not None:
+        json_path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
