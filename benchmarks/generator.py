@@ -125,7 +125,7 @@ def is_sane(landmarks: np.ndarray, side: int) -> bool:
     heights = [down[part].mean() for part in (slice(17, 27), slice(36, 48), slice(30, 36), slice(48, 68), slice(7, 10))]
     return (
         0.15 < face.unit_px / side < 0.4
-        and abs(face.right[1]) < 0.3
+        and face.right[0] > 0.95
         and all(a < b for a, b in pairwise(heights))
         and right[36] < right[39] < right[42] < right[45]
         and right[0] < right[36] < right[48] < right[54] < right[45] + 0.3

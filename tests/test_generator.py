@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.errors import ModelError
-from inversion.generators.checkpoint import load_generator, save_generator
+from inversion.generators.checkpoint import load_generator, read_stats, save_generator
 from inversion.generators.protocol import Generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from inversion.latents import latent_stats
 from inversion.training.step import grow
 from tests.tiny import tiny_generator
 
@@ -187,6 +189,24 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in generator.state_dict().items())
     ws = generator.map(torch.randn(1, generator.z_dim))
     assert torch.equal(loaded.synthesize(ws), generator.synthesize(ws))
+
+
+def test_latent_statistics_travel_in_the_file(tmp_path: Path) -> None:
+    generator = tiny_generator(16)
+    path = tmp_path / "tiny.safetensors"
+    save_generator(generator, path)
+    assert read_stats(path) is None
+    stats = latent_stats(generator, 500, torch.Generator().manual_seed(0))
+    save_generator(generator, path, stats=stats)
+    kept = read_stats(path)
+    assert kept is not None
+    assert kept.w_std == pytest.approx(stats.w_std)
+    for name in ("w_avg", "pn_mean", "pn_whiten"):
+        assert torch.equal(getattr(kept, name), getattr(stats, name))
+    assert load_generator(path)[0].resolution == 16
+    save_generator(generator, path, stats=replace(stats, pn_mean=stats.pn_mean[:-1]))
+    with pytest.raises(ModelError, match=r"latent statistics in .* are damaged: write the generator file again"):
+        read_stats(path)
 
 
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:

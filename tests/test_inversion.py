@@ -85,6 +85,13 @@ def test_noise_maps_stay_white(generator: StyleGAN2, face: FacePerceptual) -> No
     assert torch.equal(kept.noise["b8.conv0"], generator.noise_maps()["b8.conv0"])
 
 
+def test_given_statistics_are_used(generator: StyleGAN2, face: FacePerceptual) -> None:
+    stats = latent_stats(generator, 400, seeded(5))
+    target, settings = sample(generator, 13), ProjectorSettings(steps=2, start_samples=4, w_stats_samples=10**6)
+    found = project(generator, target, face, settings, seeded(), stats=stats)
+    assert found.metrics["p_norm"] == pytest.approx(float(pn_penalty(found.w, stats)))
+
+
 class KilledError(Exception):
     """Stands for a process that ends at a checkpoint."""
 
