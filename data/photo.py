@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import PhotoError, UsageError
+from data.files import sync_folder
 from data.photo_decode import decode_photo
 from data.photo_encode import DEFAULT_QUALITY, encode_photo
 from data.photo_type import Photo, PhotoFormat, Pixels, suffix_for, suffixes_of, to_u8
@@ -118,7 +119,7 @@ def _write_bytes(path: Path, data: bytes, overwrite: bool) -> None:
                 os.replace(temporary, path)
             else:
                 _move_to_new(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except FileExistsError as error:
@@ -135,17 +136,6 @@ def _move_to_new(source: Path, destination: Path) -> None:
         raise
     except OSError:
         os.replace(source, destination)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where the system can sync a folder."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_mask(path: Path | str, shape_hw: tuple[int, int]) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data.errors import PhotodragError
+from data.files import file_sha256, sync_folder
 
 STAGE_FILE = "stage.json"
 KEY_DIGITS = 16
@@ -44,15 +45,6 @@ def stage_key(parts: Mapping[str, Any]) -> str:
     """SHA-256 (64 hex digits) of the JSON of everything that decides a stage's output; key order is no part of it."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits; raises OSError when it cannot be read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -94,7 +86,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -153,16 +145,6 @@ def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 def _own_copy(tensor: Tensor) -> Tensor:
     """Contiguous CPU tensor that shares its memory with no other: safetensors refuses shared memory."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; its renames are journalled
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class StageWriter:
@@ -238,7 +220,7 @@ class StageStore:
         if folder.exists():  # computed again on request (resume=false)
             os.rename(folder, old)
         os.rename(temporary, folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def set_aside(self, stage: str, key: str) -> Path:
@@ -272,7 +254,7 @@ def _sync_files(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 class Checkpoints:

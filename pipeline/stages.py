@@ -22,6 +22,7 @@ from data.alignment import (
     crop_photo,
 )
 from data.errors import NoFaceError
+from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
 from editing.blend import blend_difference
@@ -35,7 +36,6 @@ from inversion.optimisation import StopRule
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
-from pipeline.artifacts import file_sha256
 from pipeline.engine import Attempt
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview

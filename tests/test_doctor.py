@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import ModelError
-from inversion.generators.checkpoint import save_generator, sha256_of
+from data.files import file_sha256
+from inversion.generators.checkpoint import save_generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.perceptual import backbone_path
 from pipeline import doctor
@@ -90,7 +91,7 @@ def test_the_generator_is_loaded_and_named_with_its_sha256(tmp_path: Path, monke
     (check,) = doctor.check_generator()
     assert check.status == "ok"
     assert check.found.startswith("tiny.safetensors, ")
-    assert check.found.endswith(f" MB, 32 px, sha256 {sha256_of(path)[:16]}")
+    assert check.found.endswith(f" MB, 32 px, sha256 {file_sha256(path)[:16]}")
 
 
 def test_a_missing_face_model_is_a_missing_part(monkeypatch: pytest.MonkeyPatch) -> None:

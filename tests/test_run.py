@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from data.errors import ModelError, PhotoError, UsageError
+from data.files import file_sha256
 from data.photo import read_photo
-from pipeline import artifacts, models
+from pipeline import models
 from pipeline.models import choose_perceptual
 from pipeline.run import run
 from pipeline.schema import (
@@ -66,8 +67,8 @@ def test_manifest_tells_what_was_used_and_what_came_out(out: Path, generator: Pa
     assert manifest["config"]["invert"]["steps"] == 6
     assert manifest["seeds"] == {"seed": 0, "sample": 0}
     assert manifest["hashes"] == {
-        "photo": artifacts.file_sha256(PHOTO),
-        "generator": artifacts.file_sha256(generator),
+        "photo": file_sha256(PHOTO),
+        "generator": file_sha256(generator),
     }
     assert set(manifest["versions"]) >= {"photodrag", "python", "torch", "numpy", "opencv", "dlib"}
     assert manifest["versions"]["torch"] == torch.__version__

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from data.errors import NoFaceError, PhotodragError, UsageError
+from data.files import file_sha256
 from data.landmarks import find_faces
 from data.photo import read_photo
 from editing.presets import preset_drag
 from inversion.generators.checkpoint import save_generator
-from pipeline import artifacts
 from pipeline.artifacts import read_tensors
 from pipeline.run import run
 from pipeline.schema import (
@@ -104,7 +104,7 @@ def test_generated_picture_is_dragged_without_a_photo(generator: Path, tmp_path:
         generator, tmp_path, photo=None, stages=["sample", "edit"], sample=SampleConfig(seed=7), edit=edit
     )
     outcome = run(config)
-    assert outcome.run_dir.name == f"sample_7_{artifacts.file_sha256(generator)[:8]}"
+    assert outcome.run_dir.name == f"sample_7_{file_sha256(generator)[:8]}"
     assert outcome.results == [outcome.run_dir / "edited.png"]
     assert (outcome.run_dir / "edit.mp4").is_file()
     manifest = manifest_of(outcome.run_dir)

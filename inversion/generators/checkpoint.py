@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import tempfile
@@ -14,20 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from data.errors import ModelError
+from data.files import file_sha256, sync_folder
 from inversion.generators.protocol import LatentStats
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 HEADER_KEY = "photodrag_generator"
 STATS_PREFIX = "stats."
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def load_generator(path: Path) -> tuple[StyleGAN2, str]:
@@ -51,7 +42,7 @@ def load_generator(path: Path) -> tuple[StyleGAN2, str]:
         generator.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ModelError(f"The weights in {path} do not fit the architecture in its header: {error}") from error
-    return generator.eval().requires_grad_(False), sha256_of(path)
+    return generator.eval().requires_grad_(False), file_sha256(path)
 
 
 def _config_from(header: str, path: Path) -> StyleGAN2Config:
@@ -101,7 +92,7 @@ def save_generator(
 
 
 def write_atomically(path: Path, blob: bytes) -> None:
-    """Write bytes to a temporary name in the same folder, sync, rename."""
+    """Write bytes to a temporary name in the same folder, sync, rename, sync the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -111,6 +102,7 @@ def write_atomically(path: Path, blob: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
