@@ -147,7 +147,7 @@ def _losses(generator: Generator, loss_of: ReconstructionLoss, w: Tensor) -> Ten
 
 def _penalties(w: Tensor, noise: dict[str, Tensor], stats: LatentStats, settings: ProjectorSettings) -> Tensor:
     total = w.new_zeros(())
-    if settings.optimize_noise and settings.noise_weight:
+    if noise and settings.optimize_noise and settings.noise_weight:
         total = total + settings.noise_weight * noise_regularizer(noise.values())
     if settings.p_norm_weight:
         total = total + settings.p_norm_weight * pn_penalty(w, stats)

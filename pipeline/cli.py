@@ -115,8 +115,10 @@ def _check_paths(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, job: JobInfo | None) -> int:
+    from pipeline.memory import keep_freed_memory
     from pipeline.run import run
 
+    keep_freed_memory()
     outcome = run(config, job)
     _print_outcome(outcome)
     return EXIT_FAILED if outcome.failures else EXIT_DONE

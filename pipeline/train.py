@@ -26,6 +26,7 @@ from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.identity import FaceNetwork
 from inversion.latents import latent_stats
 from inversion.training.anchor import SIDE_PX, coarse, fit_picture_model, turned_to
+from inversion.training.guards import log_spectrum
 from inversion.training.metrics import descriptors, frechet_distance
 from inversion.training.state import ENTRY_BYTES, check_part_size, load_state, save_state
 from inversion.training.step import Game, GanSettings, GanState, grow, new_state, train_step
@@ -101,6 +102,7 @@ def gan_settings(config: TrainConfig, precision: str) -> GanSettings:
         r1_weight=game.r1_weight,
         r1_every=game.r1_every,
         spread_weight=game.spread_weight,
+        spectrum_weight=game.spectrum_weight,
         anchor_weight=game.anchor_weight,
         warmup_images=game.warmup_images if config.grow_from is None else 0,
         lr_warmup=game.lr_warmup,
@@ -146,14 +148,16 @@ def step_rng(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def measure_faces(faces: Tensor, network: FaceNetwork, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Descriptors [M, 128] and coarse pictures [M, 3, 16, 16] of uint8 faces [M, R, R, 3], a hundred at a time."""
-    found, small = [], []
+def measure_faces(faces: Tensor, network: FaceNetwork, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Descriptors [M, 128], coarse pictures [M, 3, 16, 16] and the mean spectrum of uint8 faces [M, R, R, 3], a hundred
+    at a time."""
+    found, small, power = [], [], []
     for part in faces.split(100):
         images = part.permute(0, 3, 1, 2).to(device).float() / 127.5 - 1.0
         found.append(descriptors(network, images))
         small.append(coarse(images))
-    return torch.cat(found), torch.cat(small)
+        power.append(log_spectrum(images).exp() * (len(images) / len(faces)))
+    return torch.cat(found), torch.cat(small), torch.stack(power).sum(dim=0).log()
 
 
 def plan_course(config: TrainConfig, device: torch.device, precision: str, generator: StyleGAN2) -> Course:
@@ -163,13 +167,19 @@ def plan_course(config: TrainConfig, device: torch.device, precision: str, gener
     if device.type == "cuda":
         faces = faces.to(device)
     network = read_face_network(device)
-    reference, small = measure_faces(faces, network, device)
+    reference, small, spectrum = measure_faces(faces, network, device)
     model = fit_picture_model(small, min(config.game.anchor_components, generator.z_dim))
     if config.grow_from is not None:
         z = torch.randn(SIGN_SAMPLES, generator.z_dim, generator=step_rng(config.seed, -2)).to(device)
         model = turned_to(generator, model, z)
     return Course(
-        config, out, device, precision, faces, reference, Game(network, model, gan_settings(config, precision))
+        config,
+        out,
+        device,
+        precision,
+        faces,
+        reference,
+        Game(network, model, spectrum, gan_settings(config, precision)),
     )
 
 

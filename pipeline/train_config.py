@@ -43,6 +43,7 @@ class GameConfig:
     r1_weight: float = knob(0.0, 0)
     r1_every: int = knob(8, 1, 1000)
     spread_weight: float = knob(1.0, 0)
+    spectrum_weight: float = knob(20.0, 0)
     anchor_weight: float = knob(150.0, 0)
     anchor_components: int = knob(64, 1, 768)
     warmup_images: int = knob(20_000, 0)

@@ -92,6 +92,17 @@ def test_given_statistics_are_used(generator: StyleGAN2, face: FacePerceptual) -
     assert found.metrics["p_norm"] == pytest.approx(float(pn_penalty(found.w, stats)))
 
 
+def test_noise_that_shows_nowhere_is_not_optimised(face: FacePerceptual) -> None:
+    silent = tiny_generator(64, channels=8, w_dim=16)
+    for name, parameter in silent.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.data.zero_()
+    assert silent.noise_maps() == {}
+    found = project(silent, sample(silent, 13), face, QUICK, seeded())
+    assert found.noise == {}
+    assert torch.equal(found.image, silent.synthesize(found.w))
+
+
 class KilledError(Exception):
     """Stands for a process that ends at a checkpoint."""
 

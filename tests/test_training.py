@@ -38,6 +38,7 @@ from inversion.training.discriminator import (
     minibatch_stddev,
     r1_penalty,
 )
+from inversion.training.guards import log_spectrum, spectrum_loss
 from inversion.training.metrics import frechet_distance
 from inversion.training.state import INDEX_NAME, check_part_size, load_state, save_state
 from inversion.training.step import Game, GanSettings, GanState, draw_latents, gan_step, new_state, rate_factor
@@ -114,7 +115,7 @@ def tiny_state(resolution: int = 16, **changes: Any) -> GanState:
 
 def tiny_game(network: FaceNetwork, settings: GanSettings, resolution: int = 16) -> Game:
     pictures = torch.rand(9, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
-    return Game(network, fit_picture_model(pictures, 16), settings)
+    return Game(network, fit_picture_model(pictures, 16), log_spectrum(pictures), settings)
 
 
 def saved_tensors(out: Path) -> dict[str, Tensor]:
@@ -147,7 +148,7 @@ def test_a_run_from_the_command_line_writes_sheet_figures_state_and_generator(
     assert config["seed"] == 3 and config["game"]["warmup_images"] == 8 and config["model"]["z_dim"] == 16
     assert config["faces"] == str(faces)
     assert report["images"] == 12
-    assert {"g", "d", "spread", "anchor", "r1", "frechet", "descriptor_std", "time"} < report.keys()
+    assert {"g", "d", "spread", "spectrum", "anchor", "r1", "frechet", "descriptor_std", "time"} < report.keys()
     assert all(np.isfinite(value) for value in report.values())
     assert cv2.imread(str(out / "samples_00000012.png")).shape == (6 * 16, 8 * 16, 3)
     with safe_open(str(out / "generator.safetensors"), framework="pt") as file:
@@ -494,6 +495,23 @@ def test_a_tight_view_shows_the_window_below_the_centre() -> None:
     assert float(seen[0, 1].mean()) == pytest.approx(below, abs=1e-3)
     assert torch.allclose(seen[0, 0], whole[0] * side, atol=1e-3)
     assert torch.allclose(seen[0, 1], whole[1] * side + below, atol=1e-3)
+
+
+def test_a_mesh_is_more_power_than_photographs_have() -> None:
+    photos = torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.2
+    wanted = log_spectrum(photos)
+    assert wanted.shape == (3, 16, 9)
+    assert float(spectrum_loss(photos, wanted)) == 0.0
+    assert float(spectrum_loss(0.5 * photos, wanted)) == 0.0
+    mesh = photos.clone()
+    mesh[:, :, :, ::4] += 0.5
+    fringe = photos.clone()
+    fringe[:, 0, :, ::4] += 0.5
+    assert float(spectrum_loss(mesh, wanted)) > 0.05
+    assert float(spectrum_loss(fringe, wanted)) > 0.05
+    meshed = log_spectrum(mesh)
+    assert float(meshed[0, 0, 4] - wanted[0, 0, 4]) > 3
+    assert torch.allclose(meshed[1], wanted[1], atol=1e-4)
 
 
 def test_minibatch_stddev_sees_a_collapsed_batch() -> None:

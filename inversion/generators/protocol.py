@@ -71,7 +71,7 @@ class Generator(Protocol):
         ...
 
     def noise_maps(self) -> dict[str, Tensor]:
-        """The registered constant noise by layer name, each [r, r]."""
+        """The registered constant noise by layer name, each [r, r], of the layers in which it shows."""
         ...
 
     def ws_used_by(self, resolution: int) -> int:

@@ -379,9 +379,11 @@ class StyleGAN2(nn.Module):
         return image, kept
 
     def noise_maps(self) -> dict[str, Tensor]:
-        """Registered constant noise: {'b4.conv1': [4, 4], 'b8.conv0': [8, 8], ...}."""
+        """Registered constant noise, {'b4.conv1': [4, 4], 'b8.conv0': [8, 8], ...}; without the layers whose noise has
+        the strength 0, where it changes nothing."""
         blocks = [self.synthesis.block(r) for r in self.block_resolutions]
-        return {f"b{b.resolution}.{name}": layer.noise_const for b in blocks for name, layer in b.layers()}
+        named = {f"b{b.resolution}.{name}": layer for b in blocks for name, layer in b.layers()}
+        return {name: layer.noise_const for name, layer in named.items() if float(layer.noise_strength.detach()) != 0}
 
     def ws_used_by(self, resolution: int) -> int:
         """Leading W+ layers that influence `features(ws, resolution)`."""

@@ -16,6 +16,7 @@ from inversion.identity import CHIP_SIZE_PX, FaceNetwork
 from inversion.training.anchor import SIDE_PX, PictureModel, anchor_loss
 from inversion.training.augment import AugmentDraw, AugmentSettings, augment, draw_augment, tightened
 from inversion.training.discriminator import ProjectedDiscriminator, r1_penalty
+from inversion.training.guards import spectrum_loss, spread_loss, spread_statistics
 
 HEAD_WEIGHT = 0.5
 """Of a head against the pixel branch: each head judges half of a batch."""
@@ -45,6 +46,7 @@ class GanSettings:
     r1_weight: float = 0.0
     r1_every: int = 8
     spread_weight: float = 1.0
+    spectrum_weight: float = 20.0
     anchor_weight: float = 150.0
     warmup_images: int = 20_000
     lr_warmup: float = 1.5e-2
@@ -72,10 +74,12 @@ class GanState:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Game:
-    """What stays the same from step to step: the frozen face network, the coarse picture model, rates and weights."""
+    """What stays the same from step to step: the frozen face network, the coarse picture model, the photographs'
+    `log_spectrum`, rates and weights."""
 
     face_network: FaceNetwork
     model: PictureModel
+    spectrum: Tensor
     settings: GanSettings
 
 
@@ -123,18 +127,6 @@ def draw_latents(
     other = ws.roll(1, dims=0)
     kept = (torch.arange(generator.num_ws) < cut[:, None]).to(device)
     return z, torch.where(kept[:, :, None], ws, other)
-
-
-def spread_statistics(images: Tensor, taps: list[Tensor]) -> Tensor:
-    """Standard deviations over the batch of pooled features and of the 8 px picture, one vector."""
-    parts = [F.adaptive_avg_pool2d(tap, 2).flatten(1).float() for tap in taps[1:]]
-    parts.append(F.adaptive_avg_pool2d(images, 8).flatten(1))
-    return torch.cat([(p.var(dim=0) + 1e-6).sqrt() for p in parts])
-
-
-def _spread_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """How far the spread of a generated batch falls short of the photographs' (a guard against collapse)."""
-    return (F.relu(wanted - found) / (wanted + 1e-3)).mean()
 
 
 def train_step(state: GanState, reals: Tensor, game: Game, rng: torch.Generator) -> dict[str, float]:
@@ -194,10 +186,12 @@ def gan_step(state: GanState, reals: Tensor, game: Game, rng: torch.Generator) -
         state.discriminator.requires_grad_(False)
         *heads, patches, whole = (logit.float().mean() for logit in _logits(state.discriminator, seen_fake))
         loss_g = -HEAD_WEIGHT * sum(heads) - settings.pixel_weight * (whole + PATCH_WEIGHT * patches)
-        loss_spread = _spread_loss(spread_statistics(fakes, seen_fake.taps), state.spread)
+        loss_spread = spread_loss(spread_statistics(fakes, seen_fake.taps), state.spread)
     loss_anchor = anchor_loss(fakes, z, game.model)
     state.opt_generator.zero_grad(set_to_none=True)
-    (loss_g + settings.spread_weight * loss_spread + settings.anchor_weight * loss_anchor).backward()
+    loss_spectrum = spectrum_loss(fakes, game.spectrum)
+    guards = settings.spread_weight * loss_spread + settings.spectrum_weight * loss_spectrum
+    (loss_g + guards + settings.anchor_weight * loss_anchor).backward()
 
     state.discriminator.requires_grad_(True)
     with low:
@@ -214,6 +208,7 @@ def gan_step(state: GanState, reals: Tensor, game: Game, rng: torch.Generator) -
     _limit_noise(state.generator, settings.noise_limit)
     _count_step(state, n, settings)
     figures = {"g": loss_g, "d": loss_d, "spread": loss_spread, "anchor": loss_anchor, "r1": loss_r1}
+    figures["spectrum"] = loss_spectrum
     return {name: float(value.detach()) for name, value in figures.items()}
 
 
