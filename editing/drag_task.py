@@ -42,7 +42,7 @@ class DragSettings:
     w_layers: int = 0
     stop_px: float = 0.0
     frame_every: int = 2
-    pull_weight: float = 3.0
+    pull_weight: float = 1.0
 
     def __post_init__(self) -> None:
         _check_range("steps", self.steps, 0, 100_000)

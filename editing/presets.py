@@ -1,8 +1,8 @@
 """Ready-made drags from the 68 face landmarks: smile, open_mouth, turn_left ... (numpy only).
 
 Every move is written in the face's own axes and in units of its inter-ocular distance, so a preset turns, grows and
-shrinks with the face. At strength 1 it asks for about two standard deviations of what portraits show. Left and right
-are those of the picture.
+shrinks with the face. At strength 1 it asks for one to two standard deviations of what portraits show. Left and
+right are those of the picture.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LEFT_JAW, RIGHT_JAW = (3, 4, 5), (13, 12, 11)
 MASK_CORE, MASK_FADE = 0.34, 0.36  # inter-ocular distances: fully editable round a move, then fading out
 MASK_GRID = 192  # the mask is smooth, so it is computed this coarse and enlarged
 MAX_STRENGTH = 3.0
+WHOLE_HEAD = ("turn_left", "turn_right")  # presets whose mask is the head, not only what is dragged
+HEAD_RADII, HEAD_BELOW = (1.15, 1.55), 0.35  # across and along the face; the centre's place below the eyes
 TURN = 0.24  # inter-ocular distances that the nose tip moves: two standard deviations among portraits
 
 
@@ -72,7 +74,7 @@ def face_frame(landmarks: PointsLike) -> FaceFrame:
 
 def smile(_face: FaceFrame) -> Moves:
     """Mouth corners outward and up."""
-    return {MOUTH_LEFT: (-0.12, -0.10), MOUTH_RIGHT: (0.12, -0.10), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+    return {MOUTH_LEFT: (-0.09, -0.075), MOUTH_RIGHT: (0.09, -0.075), **_anchors(*EYE_CORNERS, NOSE_TIP)}
 
 
 def open_mouth(_face: FaceFrame) -> Moves:
@@ -158,8 +160,11 @@ def preset_drag(
     handles = face.points[list(moves)]
     steps = np.array(list(moves.values())) * (strength * face.unit_px)
     targets = handles + steps @ np.stack([face.right, face.down])
-    mask = None if shape_hw is None else _soft_mask(handles, targets, face.unit_px, shape_hw)
-    return Drag(handles, targets, mask)
+    if shape_hw is None:
+        return Drag(handles, targets)
+    if name in WHOLE_HEAD and strength:
+        return Drag(handles, targets, _faded(lambda grid: _outside_head(grid, face), shape_hw))
+    return Drag(handles, targets, _soft_mask(handles, targets, face.unit_px, shape_hw))
 
 
 def preset_progress(name: str, before: PointsLike, after: PointsLike, strength: float = 1.0) -> float:
@@ -185,11 +190,24 @@ def _soft_mask(handles: Points, targets: Points, unit_px: float, shape_hw: tuple
     moved = (handles != targets).any(axis=1)
     if not moved.any():
         return np.zeros(shape_hw, dtype=np.float32)
+    return _faded(lambda grid: _distance_to_segments(grid, handles[moved], targets[moved]) / unit_px, shape_hw)
+
+
+def _faded(away: Callable[[Points], Points], shape_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """float32 [H, W]: 1 up to MASK_CORE away, falling smoothly to 0 over MASK_FADE; `away` measures a grid [h, w, 2] of
+    photo points in inter-ocular distances."""
     rows, columns = (np.linspace(0.0, n - 1, min(n, MASK_GRID)) for n in shape_hw)
     grid = np.stack(np.meshgrid(columns, rows), axis=-1)
-    away = _distance_to_segments(grid, handles[moved], targets[moved]) / unit_px
-    fade = np.clip((MASK_CORE + MASK_FADE - away) / MASK_FADE, 0.0, 1.0)
+    fade = np.clip((MASK_CORE + MASK_FADE - away(grid)) / MASK_FADE, 0.0, 1.0)
     return _enlarge(fade * fade * (3.0 - 2.0 * fade), rows, columns, shape_hw)
+
+
+def _outside_head(grid: Points, face: FaceFrame) -> Points:
+    """About how far [h, w] grid points [h, w, 2] lie outside the ellipse round hair, ears and chin, in inter-ocular
+    distances; negative inside."""
+    centre = face.points[NOSE_BRIDGE] + HEAD_BELOW * face.unit_px * face.down
+    places = (grid - centre) @ np.stack([face.right, face.down]).T / face.unit_px
+    return (np.hypot(*np.moveaxis(places / HEAD_RADII, -1, 0)) - 1.0) * min(HEAD_RADII)
 
 
 def _distance_to_segments(grid: Points, starts: Points, ends: Points) -> Points:

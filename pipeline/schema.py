@@ -165,7 +165,7 @@ class EditConfig:
     r1_px: float = knob(3.0, above=0, high=512)
     r2_px: float = knob(12.0, above=0, high=512)
     mask_weight: float = knob(1.0, 0)
-    pull_weight: float = knob(3.0, 0)
+    pull_weight: float = knob(1.0, 0)
     feature_resolution: int = knob(0, 0, 1024)
     w_layers: int = knob(0, 0, 64)
     stop_px: float = knob(0.0, 0, 256)
