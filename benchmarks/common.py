@@ -21,6 +21,7 @@ from inversion.perceptual import Perceptual
 from inversion.pivotal import tune
 from inversion.projector import project
 from pipeline.models import LoadedGenerator, choose_perceptual, read_face_network, read_generator, read_perceptual
+from pipeline.quoting import quote_path
 from pipeline.schema import RunConfig, compose
 from pipeline.stages import likeness, projector_settings, tune_settings
 
@@ -37,7 +38,7 @@ class Tools:
 
 def load_tools(generator: Path | None = None) -> Tools:
     """The default settings on the CPU, with the embedded generator or the file that is given."""
-    config = compose(["edit=smile", *([] if generator is None else [f"generator.path='{generator}'"])])
+    config = compose(["edit=smile", *([] if generator is None else [f"generator.path={quote_path(str(generator))}"])])
     device = torch.device("cpu")
     network = read_face_network(device)
     perceptual = read_perceptual(choose_perceptual(config.perceptual), network, device)
@@ -92,18 +93,6 @@ def aligned_crop(pixels: np.ndarray) -> Crop:
     image = pixels.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0
     inside = np.ones((1, 1, resolution, resolution), np.float32)
     return Crop(image, inside, align_precropped(pixels.shape[:2], resolution))
-
-
-def as_u8(images: Tensor) -> np.ndarray:
-    """[N, 3, R, R] in [-1, 1] as uint8 RGB [N, R, R, 3]."""
-    return images.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def sheet(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Pictures [N, h, w, 3] side by side in rows of `columns`; N is a multiple of it."""
-    n, h, w, c = tiles.shape
-    rows = tiles.reshape(n // columns, columns, h, w, c).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(rows.reshape(n // columns * h, columns * w, c))
 
 
 def tell(figures: Mapping[str, float], json_path: Path | None, order: Sequence[str] = ()) -> None:

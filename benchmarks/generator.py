@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import Tools, as_u8, load_tools, sheet, tell, validation_means
+from benchmarks.common import Tools, load_tools, tell, validation_means
 from data.errors import NoFaceError
 from data.faces import load_faces
 from data.landmarks import find_faces
@@ -34,6 +34,7 @@ from editing.presets import face_frame, preset_progress
 from inversion.generators.protocol import Generator
 from inversion.training.metrics import descriptors, frechet_distance
 from pipeline import stages
+from pipeline.pictures import image_u8, images_u8, sheet
 from pipeline.progress import Console
 from pipeline.schema import SampleConfig, compose
 
@@ -99,13 +100,13 @@ def likeness_figures(images: Tensor, faces: Path, tools: Tools, pictures: Path |
         if pictures is not None and name == "sample":
             closest = nearest.values.argsort()[: max(1, len(images) // 100)]
             pairs = torch.stack([images[closest], photos["train"][nearest.indices[closest]]], dim=1).flatten(0, 1)
-            write_picture(pictures / "nearest.png", sheet(as_u8(pairs), columns=2 * max(1, len(closest) // 2)))
+            write_picture(pictures / "nearest.png", sheet(images_u8(pairs), columns=2 * max(1, len(closest) // 2)))
     return figures
 
 
 def one_face_share(images: Tensor) -> float:
     """The share of images in which dlib finds exactly one face, with landmarks that are a face's."""
-    return statistics.fmean(has_one_face(image) for image in as_u8(images))
+    return statistics.fmean(has_one_face(image) for image in images_u8(images))
 
 
 def has_one_face(image: np.ndarray) -> bool:
@@ -145,9 +146,9 @@ def preset_figures(generator: Generator, samples: int) -> dict[str, float]:
             config = compose([f"edit={preset}", "edit.frame_every=10000"]).edit
             try:
                 asked = stages.make_drag(config, crop, [])
-                before = find_faces(as_u8(sampled.image)[0], upsample_max=3)
+                before = find_faces(image_u8(sampled.image), upsample_max=3)
                 dragged = stages.edit(generator, sampled.w, None, sampled.image, crop, asked, config, console, preset)
-                after = find_faces(as_u8(dragged.edited.image)[0], upsample_max=3)
+                after = find_faces(image_u8(dragged.edited.image), upsample_max=3)
             except NoFaceError:
                 reached[preset].append(float("-inf"))
                 continue
@@ -221,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     truncated = generated(generator, max(detected, 100), psi=0.7)
     figures["one_face_psi07"] = one_face_share(truncated[:detected])
     if options.pictures is not None:
-        write_picture(options.pictures / "samples.png", sheet(as_u8(truncated[:100]), columns=10))
+        write_picture(options.pictures / "samples.png", sheet(images_u8(truncated[:100]), columns=10))
     if options.dragged:
         figures |= preset_figures(generator, max(1, options.dragged // shrink))
     if options.inverted:

@@ -107,18 +107,10 @@ def _check_override(override: Override, loader: ConfigLoader, source: Source[T])
         key += f"@{override.package}" if override.package else ""
         known = known_keys(source.cls)
         if key not in known:
-            raise _unknown_key(key, known + groups, source)
+            raise unknown_key(key, known + groups, source.listing)
         return
     options = loader.get_group_options(key, ObjectType.CONFIG)
     choice = override.value()
     if not override.is_delete() and choice not in options:
         shown = "null" if choice is None else choice
         raise UsageError(f"{key} is {shown}: allowed are {', '.join(options)}{did_you_mean(str(choice), options)}")
-
-
-def _unknown_key(key: str, known: Sequence[str], source: Source[T]) -> UsageError:
-    """The sentence for a key that is no setting of `source`: the nearest one, or where all are listed."""
-    error = unknown_key(key, known)
-    if "did you mean" in str(error):
-        return error
-    return UsageError(f"{key} is not a setting: allowed is what {source.listing} lists")

@@ -16,10 +16,22 @@ PAIR_GAP_PX = 8
 _GAP_GREY = 255
 
 
+def images_u8(images: Tensor) -> np.ndarray:
+    """Pictures [N, 3, R, R] in [-1, 1] as [N, R, R, 3] uint8 RGB, rounded."""
+    pixels = (images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+    return np.ascontiguousarray(pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+
+
 def image_u8(image: Tensor) -> np.ndarray:
     """The first picture of [N, 3, R, R] in [-1, 1] as [R, R, 3] uint8 RGB, rounded."""
-    pixels = (image[0].detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-    return np.ascontiguousarray(pixels.round().to(torch.uint8).permute(1, 2, 0).numpy())
+    return np.asarray(images_u8(image[:1])[0])
+
+
+def sheet(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures [N, h, w, 3] side by side in rows of `columns`; N is a multiple of it."""
+    n, h, w, c = tiles.shape
+    rows = tiles.reshape(n // columns, columns, h, w, c).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(rows.reshape(n // columns * h, columns * w, c))
 
 
 def preview(rgb: np.ndarray, max_side_px: int = MAX_PREVIEW_SIDE_PX) -> np.ndarray:

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -33,6 +32,7 @@ from inversion.training.step import Game, GanSettings, GanState, grow, new_state
 from pipeline.errors import EXIT_DONE, UsageError, exit_code, sentence
 from pipeline.memory import keep_freed_memory
 from pipeline.models import pick_device, read_face_network
+from pipeline.pictures import images_u8, sheet
 from pipeline.train_config import PATH_KEYS, TrainConfig, check_trainable, compose_training
 
 HELP = """\
@@ -190,11 +190,8 @@ def write_report(state: GanState, course: Course) -> dict[str, float]:
     z = torch.randn(config.report_samples, average.z_dim, generator=step_rng(config.seed, -1)).to(course.device)
     images = [average.synthesize(average.map(part)) for part in z.split(50)]
     truncated = average.synthesize(average.map(z[:half], truncation_psi=0.7))
-    shown = torch.cat([truncated, images[0][:half]]).clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
-    r = config.resolution
-    tiles = shown.reshape(SHEET_ROWS, SHEET_COLUMNS, 3, r, r).transpose(0, 3, 1, 4, 2)
-    sheet = np.ascontiguousarray(tiles.reshape(SHEET_ROWS * r, SHEET_COLUMNS * r, 3)[..., ::-1])
-    cv2.imwrite(str(course.out / f"samples_{state.images:08d}.png"), sheet)
+    shown = sheet(images_u8(torch.cat([truncated, images[0][:half]])), SHEET_COLUMNS)
+    cv2.imwrite(str(course.out / f"samples_{state.images:08d}.png"), shown[..., ::-1])
     found = torch.cat([descriptors(course.game.face_network, part) for part in images])
     return {"frechet": frechet_distance(found, course.reference), "descriptor_std": float(found.std(0).mean())}
 

@@ -85,13 +85,13 @@ def known_keys(cls: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def unknown_key(key: str, known: Sequence[str]) -> UsageError:
-    """The sentence for a key that is not in `known`, with the nearest one that is."""
+def unknown_key(key: str, known: Sequence[str], listing: str = "photodrag --cfg job") -> UsageError:
+    """The sentence for a key that is not in `known`: the nearest one that is, or what lists them all."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not near:
         last_to_key = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
         near = [last_to_key[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], last_to_key, n=1)]
-    hint = f"did you mean {near[0]}?" if near else "allowed is what photodrag --cfg job lists"
+    hint = f"did you mean {near[0]}?" if near else f"allowed is what {listing} lists"
     return UsageError(f"{key} is not a setting: {hint}")
 
 

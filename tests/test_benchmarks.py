@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.common import sheet, tell
+from benchmarks.common import tell
 from benchmarks.generator import is_sane, median_ms, share_of
+from pipeline.pictures import sheet
 from tests.test_presets import drawn_face, moved
 
 
@@ -48,7 +49,7 @@ def test_figures_are_told_in_order(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
 
 
-def test_the_median_is_of_the_timed_runs_only() -> None:
+def test_timing_warms_up_three_times() -> None:
     calls: list[int] = []
-    assert median_ms(lambda: calls.append(1), repeats=5) >= 0
+    median_ms(lambda: calls.append(1), repeats=5)
     assert len(calls) == 8

@@ -160,6 +160,18 @@ def test_mask_covers_what_moves_and_fades_to_nothing() -> None:
     assert np.abs(np.diff(mask, axis=0)).max() < 0.15
 
 
+def test_mask_of_a_turn_is_the_head() -> None:
+    for name in ("turn_left", "turn_right"):
+        mask = preset_drag(name, drawn_face(), 1.0, (300, 300)).mask
+        assert mask is not None
+        inside = [(100, 60), (100, 90), (70, 90), (130, 90), (100, 158)]  # hair, nose bridge, temples, chin
+        assert all(mask[y, x] == 1.0 for x, y in inside)
+        assert mask[:, 190:].max() == mask[210:].max() == 0.0
+    still = preset_drag("turn_left", drawn_face(), 0.0, (50, 60)).mask
+    assert still is not None
+    assert not still.any()
+
+
 def test_mask_grows_with_the_photo() -> None:
     small = preset_drag("smile", drawn_face(), 1.0, (200, 200)).mask
     large = preset_drag("smile", drawn_face() * 3 + 1, 1.0, (600, 600)).mask

@@ -29,7 +29,7 @@ from data.errors import ModelError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
 from inversion.generators.checkpoint import HEADER_KEY, load_generator
 from inversion.identity import FaceNetwork, load_face_network
-from inversion.training.anchor import SIDE_PX, anchor_loss, coarse, fit_picture_model
+from inversion.training.anchor import SIDE_PX, PictureModel, anchor_loss, coarse, fit_picture_model, turned_to
 from inversion.training.augment import TIGHT_WINDOW, AugmentSettings, augment, draw_augment, tightened
 from inversion.training.discriminator import (
     DescriptorHead,
@@ -495,6 +495,24 @@ def test_a_tight_view_shows_the_window_below_the_centre() -> None:
     assert float(seen[0, 1].mean()) == pytest.approx(below, abs=1e-3)
     assert torch.allclose(seen[0, 0], whole[0] * side, atol=1e-3)
     assert torch.allclose(seen[0, 1], whole[1] * side + below, atol=1e-3)
+
+
+def test_the_picture_model_takes_the_signs_that_the_generator_knows() -> None:
+    model = fit_picture_model(torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0)), 6)
+
+    class Painter:
+        """Draws the pictures of the model."""
+
+        def map(self, z: Tensor) -> Tensor:
+            return z
+
+        def synthesize(self, ws: Tensor, noise_mode: str) -> Tensor:
+            return model.pictures(ws)
+
+    signs = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0])
+    z = torch.randn(256, 6, generator=torch.Generator().manual_seed(1))
+    turned = turned_to(Painter(), PictureModel(model.mean, model.basis * signs[:, None]), z)  # type: ignore[arg-type]
+    assert torch.equal(turned.basis, model.basis)
 
 
 def test_a_mesh_is_more_power_than_photographs_have() -> None:

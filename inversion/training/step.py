@@ -187,9 +187,8 @@ def gan_step(state: GanState, reals: Tensor, game: Game, rng: torch.Generator) -
         *heads, patches, whole = (logit.float().mean() for logit in _logits(state.discriminator, seen_fake))
         loss_g = -HEAD_WEIGHT * sum(heads) - settings.pixel_weight * (whole + PATCH_WEIGHT * patches)
         loss_spread = spread_loss(spread_statistics(fakes, seen_fake.taps), state.spread)
-    loss_anchor = anchor_loss(fakes, z, game.model)
+    loss_anchor, loss_spectrum = anchor_loss(fakes, z, game.model), spectrum_loss(fakes, game.spectrum)
     state.opt_generator.zero_grad(set_to_none=True)
-    loss_spectrum = spectrum_loss(fakes, game.spectrum)
     guards = settings.spread_weight * loss_spread + settings.spectrum_weight * loss_spectrum
     (loss_g + guards + settings.anchor_weight * loss_anchor).backward()
 
@@ -207,8 +206,8 @@ def gan_step(state: GanState, reals: Tensor, game: Game, rng: torch.Generator) -
     state.opt_discriminator.step()
     _limit_noise(state.generator, settings.noise_limit)
     _count_step(state, n, settings)
-    figures = {"g": loss_g, "d": loss_d, "spread": loss_spread, "anchor": loss_anchor, "r1": loss_r1}
-    figures["spectrum"] = loss_spectrum
+    figures = {"g": loss_g, "d": loss_d, "r1": loss_r1, "anchor": loss_anchor}
+    figures |= {"spread": loss_spread, "spectrum": loss_spectrum}
     return {name: float(value.detach()) for name, value in figures.items()}
 
 
