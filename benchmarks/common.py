@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +30,9 @@ from pipeline.quoting import quote_path
 from pipeline.schema import RunConfig, compose
 from pipeline.stages import likeness, projector_settings, tune_settings
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tools:
@@ -36,8 +44,9 @@ class Tools:
     perceptual: Perceptual
 
 
+@cache
 def load_tools(generator: Path | None = None) -> Tools:
-    """The default settings on the CPU, with the embedded generator or the file that is given."""
+    """The default settings on the CPU, with the embedded generator or the file that is given; once for a process."""
     config = compose(["edit=smile", *([] if generator is None else [f"generator.path={quote_path(str(generator))}"])])
     device = torch.device("cpu")
     network = read_face_network(device)
@@ -45,16 +54,25 @@ def load_tools(generator: Path | None = None) -> Tools:
     return Tools(config, read_generator(config.generator, device), network, perceptual)
 
 
-def validation_means(faces: Path, count: int, tools: Tools) -> dict[str, float]:
+def in_processes(work: Callable[[Item], Found], items: Sequence[Item], workers: int, title: str) -> list[Found]:
+    """What `work` gives for each item, in their order, computed by processes that share the cores out."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    start = partial(torch.set_num_threads, threads)
+    with ProcessPoolExecutor(workers, get_context("spawn"), start) as pool:
+        return list(tqdm(pool.map(work, items), total=len(items), desc=title))
+
+
+def validation_means(faces: Path, count: int, generator: Path | None = None, workers: int = 1) -> dict[str, float]:
     """Mean likeness of `count` validation faces, evenly spread over the split, after invert and after tune."""
     paths = list_faces(faces, "val")
     picks = [paths[i * len(paths) // count] for i in range(min(count, len(paths)))]
-    found = [reconstruct(path, tools) for path in tqdm(picks, desc="validation faces")]
+    found = in_processes(partial(reconstruct, generator_path=generator), picks, workers, "validation faces")
     return {key: statistics.fmean(row[key] for row in found) for key in found[0]} | {"validation_faces": len(picks)}
 
 
-def reconstruct(path: Path, tools: Tools) -> dict[str, float]:
+def reconstruct(path: Path, generator_path: Path | None = None) -> dict[str, float]:
     """Likeness of one aligned face after invert and after tune, and the seconds both took."""
+    tools = load_tools(generator_path)
     generator, config = tools.generator, tools.config
     crop = aligned_crop(load_face(path, generator.module.resolution))
     target, inside = torch.from_numpy(crop.image), torch.from_numpy(crop.inside)

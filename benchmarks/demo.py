@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 import numpy as np
 import torch
 
-from benchmarks.common import load_tools, tell, validation_means
+from benchmarks.common import tell, validation_means
 from data.landmarks import find_faces
 from data.photo import read_photo
 from editing.presets import MOUTH_LEFT, MOUTH_RIGHT, preset_drag
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures |= {f"demo_{key}": value for key, value in likenesses.items()}
     if options.faces is not None:
         count = QUICK_FACES if options.quick else VALIDATION_FACES
-        likenesses = validation_means(options.faces, count, load_tools())
+        likenesses = validation_means(options.faces, count)
     figures |= likenesses
     figures["threads"] = options.threads
     tell(figures, options.json)

@@ -1,6 +1,7 @@
 """The generator's own figures: how near its faces are to photographs, what it can reconstruct, how well it drags.
 
     python benchmarks/generator.py --faces FOLDER [--generator FILE] [--json FILE] [--pictures FOLDER] [--quick]
+        [--samples N] [--detected N] [--dragged N] [--inverted N] [--workers N]
 
 Frechet distances are those of dlib's face descriptors of the whole crop to all train faces, with 100 images on the
 tested side and a mean over 20 draws, so that generated, validation and held-out train faces carry the same small-sample
@@ -11,10 +12,12 @@ aligned faces with a MANIFEST.csv. --pictures writes the sample sheet and the sa
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,9 +27,8 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from benchmarks.common import Tools, load_tools, tell, validation_means
+from benchmarks.common import Tools, in_processes, load_tools, tell, validation_means
 from data.errors import NoFaceError
 from data.faces import load_faces
 from data.landmarks import find_faces
@@ -135,30 +137,36 @@ def is_sane(landmarks: np.ndarray, side: int) -> bool:
     )
 
 
-def preset_figures(generator: Generator, samples: int) -> dict[str, float]:
+def preset_figures(samples: int, generator: Path | None = None, workers: int = 1) -> dict[str, float]:
     """The share of drags by preset after which dlib sees one face whose landmarks moved far enough, per preset."""
-    console, device = Console(False), torch.device("cpu")
-    reached: dict[str, list[float]] = {preset: [] for preset in PRESETS}
-    for seed in tqdm(range(samples), desc="drags by preset"):
-        sampled = stages.sample(generator, SampleConfig(seed=seed), device)
-        crop = stages.sampled_crop(sampled)
-        for preset in PRESETS:
-            config = compose([f"edit={preset}", "edit.frame_every=10000"]).edit
-            try:
-                asked = stages.make_drag(config, crop, [])
-                before = find_faces(image_u8(sampled.image), upsample_max=3)
-                dragged = stages.edit(generator, sampled.w, None, sampled.image, crop, asked, config, console, preset)
-                after = find_faces(image_u8(dragged.edited.image), upsample_max=3)
-            except NoFaceError:
-                reached[preset].append(float("-inf"))
-                continue
-            moved = preset_progress(preset, before[0].landmarks, after[0].landmarks)
-            reached[preset].append(moved if len(after) == 1 else float("-inf"))
-    figures = {"preset_success": share_of([value for moved in reached.values() for value in moved])}
-    for preset, moved in reached.items():
+    rows = in_processes(partial(presets_moved, generator_path=generator), range(samples), workers, "drags by preset")
+    figures = {"preset_success": share_of([value for row in rows for value in row.values()])}
+    for preset in PRESETS:
+        moved = [row[preset] for row in rows]
         figures[f"preset_success_{preset}"] = share_of(moved)
         figures[f"preset_moved_{preset}"] = statistics.median(moved)
     return figures
+
+
+def presets_moved(seed: int, generator_path: Path | None = None) -> dict[str, float]:
+    """How far each preset moved the landmarks of one generated face, as a share of what was asked; -inf where not
+    exactly one face is found afterwards."""
+    generator, console = load_tools(generator_path).generator.module, Console(False)
+    sampled = stages.sample(generator, SampleConfig(seed=seed), torch.device("cpu"))
+    crop = stages.sampled_crop(sampled)
+    moved = dict.fromkeys(PRESETS, float("-inf"))
+    for preset in PRESETS:
+        config = compose([f"edit={preset}", "edit.frame_every=10000"]).edit
+        try:
+            asked = stages.make_drag(config, crop, [])
+            before = find_faces(image_u8(sampled.image), upsample_max=3)
+            dragged = stages.edit(generator, sampled.w, None, sampled.image, crop, asked, config, console, preset)
+            after = find_faces(image_u8(dragged.edited.image), upsample_max=3)
+        except NoFaceError:
+            continue
+        if len(after) == 1:
+            moved[preset] = preset_progress(preset, before[0].landmarks, after[0].landmarks)
+    return moved
 
 
 def share_of(moved: Sequence[float]) -> float:
@@ -208,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--detected", type=int, default=500, help="generated images in which a face is looked for")
     parser.add_argument("--dragged", type=int, default=50, help="generated images that every preset is tried on")
     parser.add_argument("--inverted", type=int, default=100, help="validation faces that are reconstructed, 0 for none")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes for drags and inversions")
     parser.add_argument("--quick", action="store_true", help="a tenth of all of these")
     options = parser.parse_args(arguments)
     shrink = 10 if options.quick else 1
@@ -224,9 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.pictures is not None:
         write_picture(options.pictures / "samples.png", sheet(images_u8(truncated[:100]), columns=10))
     if options.dragged:
-        figures |= preset_figures(generator, max(1, options.dragged // shrink))
+        figures |= preset_figures(max(1, options.dragged // shrink), options.generator, options.workers)
     if options.inverted:
-        found = validation_means(options.faces, max(1, options.inverted // shrink), tools)
+        count = max(1, options.inverted // shrink)
+        found = validation_means(options.faces, count, options.generator, options.workers)
         figures |= {"psnr_wplus_db": found.pop("psnr_invert_db"), "psnr_tuned_db": found.pop("psnr_tuned_db")} | found
     tell(figures, options.json, [key for key in KEYS if key in figures])
     return 0

@@ -74,7 +74,7 @@ def find_faces(rgb_u8: NDArray[np.uint8], upsample_max: int = 2) -> list[Face]:
         tried.append(f"{size_wh[0]} x {size_wh[1]}")
         boxes = _detect(_resized(rgb_u8, size_wh), (width / size_wh[0], height / size_wh[1]))
         if boxes:
-            faces = [Face(box, _predict(rgb_u8, box), score) for box, score in boxes]
+            faces = [Face(box, predict_landmarks(rgb_u8, box), score) for box, score in boxes]
             return sorted(faces, key=lambda face: -face.area_px)
     raise NoFaceError(
         f"No face was found in the photo of {width} x {height} pixels (searched at {', '.join(tried)}; "
@@ -139,7 +139,7 @@ def _detect(
     ]
 
 
-def _predict(rgb_u8: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.float64]:
+def predict_landmarks(rgb_u8: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.float64]:
     """Landmarks [68,2] in photo pixels, predicted on a patch in which the face has a fixed size."""
     dlib = _dlib()
     height, width = rgb_u8.shape[:2]

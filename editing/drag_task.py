@@ -97,8 +97,7 @@ def prepare(
     axes: LatentAxes | None = None,
 ) -> DragTask:
     """Check the arguments of `drag` and compute what stays fixed; `axes` saves measuring them again."""
-    if w.shape != (1, generator.num_ws, generator.w_dim):
-        raise UsageError(f"A drag takes w of [1, {generator.num_ws}, {generator.w_dim}], not {list(w.shape)}.")
+    check_start(generator, w)
     size = generator.resolution
     start, goal = check_pairs(handles_crop, targets_crop, size)
     resolution = pick_resolution(generator, settings.feature_resolution)
@@ -130,6 +129,12 @@ def prepare(
         search_px=max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX),
         stop_px=stop_px,
     )
+
+
+def check_start(generator: Generator, w: Tensor) -> None:
+    """UsageError when w is not one latent [1, L, D] of this generator."""
+    if w.shape != (1, generator.num_ws, generator.w_dim):
+        raise UsageError(f"A drag takes w of [1, {generator.num_ws}, {generator.w_dim}], not {list(w.shape)}.")
 
 
 def typical_difference(features: Tensor, values: Tensor) -> Tensor:

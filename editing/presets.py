@@ -167,6 +167,11 @@ def preset_drag(
     return Drag(handles, targets, _soft_mask(handles, targets, face.unit_px, shape_hw))
 
 
+def preset_landmarks(name: str, landmarks: PointsLike) -> list[int]:
+    """The landmarks that a preset drags, in the order of its handles; CHIN_PAD is the point between lip and chin."""
+    return list(PRESETS[name](face_frame(landmarks)))
+
+
 def preset_progress(name: str, before: PointsLike, after: PointsLike, strength: float = 1.0) -> float:
     """How much of a preset's moves landmarks [68, 2] show: 0 none, 1 all of it, negative the other way.
 

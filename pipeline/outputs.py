@@ -217,7 +217,7 @@ def _course_facts(stored: Inverted | Fitted | Dragged) -> dict[str, Any]:
             outcome = stored.edited
     return {
         "stop_reason": outcome.stop_reason,
-        "steps": outcome.steps,
+        "steps": round(outcome.metrics.get("rounds", outcome.steps)),
         "metrics": outcome.metrics,
         "measured": stored.measured,
     }
@@ -326,7 +326,7 @@ def _blend_facts(facts: BlendFacts) -> dict[str, Any]:
 ALIGN = StageSpec("align", 1, _save_aligned, _load_aligned, _align_facts)
 INVERT = StageSpec("invert", 1, _save_inverted, _load_inverted, _course_facts)
 SAMPLE = StageSpec("sample", 1, _save_sampled, _load_sampled, _no_facts)
-EDIT = StageSpec("edit", 2, _save_dragged, _load_dragged, _course_facts)
+EDIT = StageSpec("edit", 3, _save_dragged, _load_dragged, _course_facts)
 BLEND = StageSpec("blend", 1, _save_blended, _load_blend, _blend_facts)
 
 

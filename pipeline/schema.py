@@ -159,6 +159,7 @@ class EditConfig:
     points: list[list[float]] = knob([])
     preset: str | None = knob(None, choices=PRESETS)
     strength: float = knob(1.0, -3, 3)
+    method: str = knob("auto", choices=("auto", "points", "landmarks"))
     mask: str | None = knob(None, path=True)
     steps: int = knob(120, 1, 10000)
     lr: float = knob(0.02, above=0, high=1)
@@ -183,6 +184,11 @@ class EditConfig:
             raise UsageError(
                 f"edit.preset is {self.preset} and edit.points is {self.points}: give only one of them "
                 "(edit.preset=null drops the preset)"
+            )
+        if self.method == "landmarks" and self.preset is None:
+            raise UsageError(
+                "edit.method is landmarks, and edit.preset is null: points given by hand are no landmarks; choose a "
+                "preset, or edit.method=auto"
             )
         if self.feature_resolution and (self.feature_resolution < 4 or self.feature_resolution.bit_count() != 1):
             raise UsageError(

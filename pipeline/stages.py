@@ -27,8 +27,9 @@ from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
 from editing.blend import blend_difference
 from editing.drag import DragSettings, drag
+from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.points import Drag
-from editing.presets import preset_drag
+from editing.presets import preset_drag, preset_landmarks
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import ReconstructionWeights, psnr_db
@@ -37,6 +38,7 @@ from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
 from pipeline.engine import Attempt
+from pipeline.locating import LandmarkLocator
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
 from pipeline.progress import Console, checkpointed_steps, watched_steps
@@ -265,8 +267,25 @@ def edit(
     console: Console,
     title: str,
 ) -> Dragged:
-    """The drag on the (tuned) generator; `start` [1, 3, R, R] is its picture before the drag."""
-    settings = DragSettings(
+    """The drag on the (tuned) generator; `start` [1, 3, R, R] is its picture before the drag.
+
+    A preset is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`.
+    """
+    handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
+    mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
+    locator = None if config.preset is None or config.method == "points" else _locator(config, start, crop, console)
+    with watched_steps(console, title) as on_step:
+        if locator is None:
+            edited = drag(generator, w, noise, handles, targets, mask, _drag_settings(config), on_step)
+        else:
+            moves, settings = targets - handles, _landmark_settings(config)
+            edited = drag_landmarks(generator, w, noise, locator, moves, mask, settings, on_step)
+            targets = edited.tracks[0].double().numpy() + moves
+    return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
+
+
+def _drag_settings(config: EditConfig) -> DragSettings:
+    return DragSettings(
         steps=config.steps,
         lr=config.lr,
         r1_px=config.r1_px,
@@ -278,11 +297,29 @@ def edit(
         stop_px=config.stop_px,
         frame_every=config.frame_every,
     )
-    handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
-    mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
-    with watched_steps(console, title) as on_step:
-        edited = drag(generator, w, noise, handles, targets, mask, settings, on_step)
-    return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
+
+
+def _landmark_settings(config: EditConfig) -> LandmarkSettings:
+    return LandmarkSettings(
+        rounds=min(config.steps, LandmarkSettings().rounds),
+        hold_weight=config.mask_weight,
+        pull_weight=config.pull_weight,
+        w_layers=config.w_layers,
+        frame_every=config.frame_every,
+    )
+
+
+def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) -> LandmarkLocator | None:
+    """What finds the preset's landmarks in pictures like `start`; None, said aloud, when no face is found there."""
+    assert config.preset is not None, "only presets name landmarks"
+    landmarks = preset_landmarks(config.preset, _landmarks(crop, config.preset))
+    try:
+        return LandmarkLocator(image_u8(start), landmarks)
+    except NoFaceError:
+        if config.method == "landmarks":
+            raise
+        console.warn(f"no face was found in the inverted picture: edit.preset={config.preset} is dragged by features")
+        return None
 
 
 def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendConfig) -> Blended:

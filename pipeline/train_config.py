@@ -48,7 +48,7 @@ class GameConfig:
     anchor_components: int = knob(64, 1, 768)
     warmup_images: int = knob(20_000, 0)
     lr_warmup: float = knob(1.5e-2, above=0, high=1)
-    mixing_share: float = knob(0.5, 0, 1)
+    mixing_share: float = knob(0.0, 0, 1)
     decay_from: int = knob(0, 0)
     ema_images: float = knob(5000.0, above=0)
     noise_limit: float = knob(0.0, 0, 1)

@@ -50,7 +50,7 @@ class GanSettings:
     anchor_weight: float = 150.0
     warmup_images: int = 20_000
     lr_warmup: float = 1.5e-2
-    mixing_share: float = 0.5
+    mixing_share: float = 0.0
     decay_images: tuple[int, int] = (0, 0)
     ema_images: float = 5000.0
     noise_limit: float = 0.0
@@ -204,7 +204,8 @@ def gan_step(state: GanState, reals: Tensor, game: Game, rng: torch.Generator) -
 
     state.opt_generator.step()
     state.opt_discriminator.step()
-    _limit_noise(state.generator, settings.noise_limit)
+    for module in (state.generator, state.average):
+        _limit_noise(module, settings.noise_limit)
     _count_step(state, n, settings)
     figures = {"g": loss_g, "d": loss_d, "r1": loss_r1, "anchor": loss_anchor}
     figures |= {"spread": loss_spread, "spectrum": loss_spectrum}

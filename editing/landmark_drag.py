@@ -1,0 +1,292 @@
+"""Dragging points that a detector finds in any picture, such as face landmarks: damped Gauss-Newton steps in W.
+
+A drag by features must trust its tracker and may satisfy it by smearing what it pulls. Where the points are found
+again in the picture itself, the latent's effect on them can be measured instead: a few pictures beside the present one
+give the derivative of the points and of the coarse picture along the main directions of W, and a least-squares step
+moves the points while the rest of the picture stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.errors import UsageError
+from editing.axes import latent_axes
+from editing.drag import DragStep, Edited, StopReason, to_frame
+from editing.drag_task import check_start, keep_mask, pick_layers, pick_resolution
+from editing.points import Points, PointsLike, points_array
+from inversion.generators.protocol import Generator, NoiseMaps
+
+Vector = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+
+PROBES = 40  # main directions of W that are tried: the first ones move what people name (Härkönen et al. 2020)
+PROBE_STD = 1.5  # length of a probe: detectors answer in steps, so a short one measures their noise
+BATCH = 8  # probes rendered at once
+HOLD_SIDE_PX = 32  # the picture is held at this size
+HOLD_INSIDE = 0.8  # of the hold outside the mask
+HOLD_WEIGHT = 4.0  # of the mean squared change of the picture
+PULL_WEIGHT = 0.005  # of the squared move in standard deviations
+POINT_ERROR = 0.0075  # of the crop's side: a point this far off costs 1
+ANCHOR_SHARE = 0.2  # an anchor's error counts this much of a moving point's: detectors shift it with its neighbours
+FIRST_RELAX, RELAX = 8.0, 0.75  # factor of hold and pull in the first round, and from round to round
+ARRIVED = 0.92  # of the asked moves
+MAX_STEP_STD = 3.0  # the picture is far from linear beyond
+MAX_MOVE_STD = 6.5  # from the start: about as far as a sample is from the average in that many directions
+HALVINGS = 3
+STALL_ROUNDS = 3
+WORTH_GOING_ON = 0.1  # of the error: a step that gains less has the derivative measured again
+FILM_STEPS = 40
+
+
+class Locator(Protocol):
+    """Finds the dragged points again in a picture of the same scene."""
+
+    def locate(self, picture: Picture) -> Points:
+        """The points [N, 2] (x, y) in pixels of a picture [R, R, 3] uint8 RGB, always the same ones in this order."""
+        ...
+
+    def recognises(self, picture: Picture) -> bool:
+        """Whether the picture still shows what the points belong to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LandmarkSettings:
+    """How a landmark drag is run; `hold_weight` and `pull_weight` multiply the built-in ones; 0 layers is automatic."""
+
+    rounds: int = 20
+    hold_weight: float = 1.0
+    pull_weight: float = 1.0
+    w_layers: int = 0
+    frame_every: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.hold_weight, self.pull_weight, self.w_layers, self.frame_every) < 0:
+            raise UsageError(f"A landmark drag takes no negative settings: {self}.")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Seen:
+    """A rendered code [K]: its picture, the points [N, 2] found in it, its coarse picture as one vector."""
+
+    code: Vector
+    picture: Picture
+    points: Points
+    coarse: Vector
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Scene:
+    """What draws a code and finds the points in it; directions [K, D] of W, which move the leading `layers`."""
+
+    generator: Generator
+    noise: NoiseMaps | None
+    w_start: Tensor
+    directions: Tensor
+    layers: int
+    locator: Locator
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Task:
+    """What is asked: the start, the moves [N, 2] from it in crop pixels, and the weights of the residuals."""
+
+    scene: _Scene
+    start: _Seen
+    moves: Points
+    point_weights: Vector
+    hold_weights: Vector
+    pull: float
+
+
+def drag_landmarks(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    locator: Locator,
+    moves_crop: PointsLike,
+    mask_crop: Tensor | None = None,
+    settings: LandmarkSettings | None = None,
+    on_step: Callable[[DragStep], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Edited:
+    """Move the points that `locator` finds by moves [N, 2] in crop pixels (Levenberg-Marquardt steps in W).
+
+    w [1, L, D] moves as a whole in its leading layers; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
+    change. Hold and pull fade from round to round until the points have arrived, so that the picture changes no more
+    than the moves need; a picture that the locator does not recognise is never taken. Tracks and frames of the result
+    show the straight path from the start to the best state. UsageError for arguments that do not fit the generator.
+    """
+    settings = settings or LandmarkSettings()
+    task = _prepare(generator, w, noise, locator, moves_crop, mask_crop, settings)
+    here = best = task.start
+    reason: StopReason | None = None if task.moves.any() else "arrived"
+    slopes: Vector | None = None
+    rounds, idle, relax = 0, 0, FIRST_RELAX
+    while reason is None:
+        if rounds >= settings.rounds or (should_stop is not None and should_stop()):
+            reason = "cap" if rounds >= settings.rounds else "stopped"
+            break
+        fresh = slopes is None
+        slopes = _slopes(task, here) if slopes is None else slopes
+        moved = _step(task, here, slopes, relax)
+        rounds, relax = rounds + 1, relax * RELAX
+        if moved is None and fresh:
+            reason = "lost"
+        elif moved is None:
+            slopes = None
+        else:
+            gain = 1.0 - _error(task, moved) / _error(task, here)
+            slopes = _corrected(slopes, here, moved) if gain > WORTH_GOING_ON else None
+            better = _error(task, moved) < _error(task, best)
+            here, best, idle = moved, moved if better else best, 0 if better else idle + fresh
+            if on_step is not None:
+                points = torch.from_numpy(here.points).float()
+                on_step(DragStep(rounds, settings.rounds, _error(task, here), points, _distance_px(task, here)))
+        if _progress(task, best) >= ARRIVED:
+            reason = "arrived"
+        elif idle >= STALL_ROUNDS:
+            reason = "stalled"
+    return _result(task, best, reason, rounds, settings.frame_every)
+
+
+def _prepare(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    locator: Locator,
+    moves_crop: PointsLike,
+    mask_crop: Tensor | None,
+    settings: LandmarkSettings,
+) -> _Task:
+    check_start(generator, w)
+    size, side = generator.resolution, min(HOLD_SIDE_PX, generator.resolution)
+    moves = points_array(moves_crop, "moves")
+    basis = latent_axes(generator, w).basis
+    directions = basis[basis.norm(dim=1).argsort(descending=True)[:PROBES]]
+    layers = pick_layers(generator, settings.w_layers, pick_resolution(generator, 0))
+    scene = _Scene(generator, noise, w.detach(), directions, layers, locator)
+    (start,) = _look(scene, np.zeros((1, len(directions))))
+    if start.points.shape != moves.shape:
+        raise UsageError(f"{len(moves)} moves were given for {len(start.points)} points that are found.")
+    share = np.where(moves.any(axis=1), 1.0, ANCHOR_SHARE) / (POINT_ERROR * size * np.sqrt(len(moves)))
+    keep = keep_mask(mask_crop, size, side, settings.hold_weight, w)
+    hold = torch.zeros(side, side) if keep is None else keep[0, 0].cpu()
+    hold = (HOLD_INSIDE + (1.0 - HOLD_INSIDE) * hold).expand(3, side, side)
+    return _Task(
+        scene=scene,
+        start=start,
+        moves=moves,
+        point_weights=np.repeat(share, 2),
+        hold_weights=hold.double().numpy().ravel() * np.sqrt(HOLD_WEIGHT * settings.hold_weight / hold.numel()),
+        pull=PULL_WEIGHT * settings.pull_weight,
+    )
+
+
+def _latents(scene: _Scene, codes: Vector) -> Tensor:
+    """w [B, L, D] of codes [B, K]; the start itself, bit by bit, for zeros."""
+    w = scene.w_start.repeat(len(codes), 1, 1)
+    w[:, : scene.layers] += (torch.from_numpy(codes).to(scene.directions) @ scene.directions)[:, None]
+    return w
+
+
+def _look(scene: _Scene, codes: Vector) -> list[_Seen]:
+    """The pictures of codes [B, K], and what is found in them."""
+    seen = []
+    for first in range(0, len(codes), BATCH):
+        part = codes[first : first + BATCH]
+        with torch.no_grad():
+            images = scene.generator.synthesize(_latents(scene, part), "const", scene.noise).float().cpu()
+        coarse = F.adaptive_avg_pool2d(images, min(HOLD_SIDE_PX, images.shape[-1])).flatten(1).double().numpy()
+        for code, image, vector in zip(part, images, coarse, strict=True):
+            picture = to_frame(image[None])
+            seen.append(_Seen(code, picture, scene.locator.locate(picture), vector))
+    return seen
+
+
+def _slopes(task: _Task, here: _Seen) -> Vector:
+    """How points and coarse picture change along each direction, [2 N + M, K], measured on one picture for each."""
+    probes = _look(task.scene, here.code + PROBE_STD * np.eye(len(here.code)))
+    return np.stack([_values(probe) - _values(here) for probe in probes], axis=1) / PROBE_STD
+
+
+def _corrected(slopes: Vector, here: _Seen, moved: _Seen) -> Vector:
+    """The slopes that also explain the step just made (Broyden 1965)."""
+    step = moved.code - here.code
+    missed = _values(moved) - _values(here) - slopes @ step
+    return slopes + np.outer(missed, step) / float(step @ step)
+
+
+def _values(seen: _Seen) -> Vector:
+    return np.concatenate([seen.points.ravel(), seen.coarse])
+
+
+def _step(task: _Task, here: _Seen, slopes: Vector, relax: float) -> _Seen | None:
+    """The state after one least-squares step, shortened until it is recognised; None when it never is."""
+    weights = np.concatenate([task.point_weights, task.hold_weights * relax**0.5])
+    error = weights * (_values(here) - _values(task.start))
+    error[: len(task.point_weights)] -= task.point_weights * task.moves.ravel()
+    jacobian = slopes * weights[:, None]
+    pull = task.pull * relax
+    normal = jacobian.T @ jacobian + pull * np.eye(len(here.code))
+    step = np.linalg.solve(normal, -(jacobian.T @ error + pull * here.code))
+    step *= min(1.0, MAX_STEP_STD / max(float(np.linalg.norm(step)), 1e-12))
+    for _ in range(HALVINGS + 1):
+        code = here.code + step
+        code *= min(1.0, MAX_MOVE_STD / max(float(np.linalg.norm(code)), 1e-12))
+        (seen,) = _look(task.scene, code[None])
+        if task.scene.locator.recognises(seen.picture):
+            return seen
+        step = step / 2
+    return None
+
+
+def _error(task: _Task, seen: _Seen) -> float:
+    """The weighted error of the points: 1 when all are a fraction POINT_ERROR of the crop away from their targets."""
+    return float(np.linalg.norm((seen.points - task.start.points - task.moves).ravel() * task.point_weights))
+
+
+def _progress(task: _Task, seen: _Seen) -> float:
+    """The moves made, projected on those asked for: 0 none, 1 all."""
+    return float(((seen.points - task.start.points) * task.moves).sum() / (task.moves**2).sum())
+
+
+def _distance_px(task: _Task, seen: _Seen) -> float:
+    """Mean distance of the points to their targets."""
+    return float(np.linalg.norm(seen.points - task.start.points - task.moves, axis=1).mean())
+
+
+def _result(task: _Task, best: _Seen, reason: StopReason, rounds: int, frame_every: int) -> Edited:
+    """The best state, and the way there in FILM_STEPS equal steps; none when nothing moved."""
+    count = FILM_STEPS if best.code.any() else 0
+    path = _look(task.scene, np.linspace(0.0, 1.0, count + 1)[:, None] * best.code) if count else [task.start]
+    frames = [seen.picture for seen in path[:: frame_every or None]] if frame_every else []
+    metrics = {
+        "distance_before_px": _distance_px(task, task.start),
+        "distance_after_px": _distance_px(task, best),
+        "best_step": float(count),
+        "rounds": float(rounds),
+        "w_layers": float(task.scene.layers),
+        "latent_move": float(np.sqrt((best.code**2).sum() / task.scene.w_start.shape[2])),
+    }
+    w = _latents(task.scene, best.code[None])
+    with torch.no_grad():
+        image = task.scene.generator.synthesize(w, "const", task.scene.noise)
+    return Edited(
+        w=w,
+        image=image,
+        tracks=torch.from_numpy(np.stack([seen.points for seen in path])).float(),
+        stop_reason=reason,
+        steps=count,
+        frames=[*frames, path[-1].picture] if frames and count else frames,
+        metrics=metrics,
+    )

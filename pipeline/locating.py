@@ -1,0 +1,54 @@
+"""Where the landmarks that a preset drags are in a rendered picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from data.errors import NoFaceError
+from data.landmarks import find_faces, predict_landmarks
+from editing.presets import face_frame
+
+LOOK_SIDE_PX = 256
+"""Larger pictures are shrunk to this: the predictor sees no finer detail of a face that fills the crop."""
+UPSAMPLE_MAX = 2
+AGREEMENT = 0.1
+"""Inter-ocular distances by which landmarks in the first picture's box may differ from those in a box found anew."""
+
+
+class LandmarkLocator:
+    """Finds chosen landmarks of one face again and again (`editing.landmark_drag.Locator`).
+
+    The face's box is taken from the first picture, so that the predictor answers smoothly to small changes. Raises
+    NoFaceError when that picture shows no face.
+    """
+
+    def __init__(self, picture: np.ndarray, landmarks: Sequence[int]) -> None:
+        self._landmarks = list(landmarks)
+        self._box = find_faces(_small(picture), UPSAMPLE_MAX)[0].box
+
+    def locate(self, picture: np.ndarray) -> np.ndarray:
+        """The landmarks [N, 2] in pixels of a picture [R, R, 3] uint8 RGB."""
+        small = _small(picture)
+        found = face_frame(predict_landmarks(small, self._box)).points[self._landmarks]
+        return np.asarray((found + 0.5) * (picture.shape[0] / small.shape[0]) - 0.5)
+
+    def recognises(self, picture: np.ndarray) -> bool:
+        """Whether one face, and only one, is found, with the landmarks where `locate` sees them."""
+        small = _small(picture)
+        try:
+            faces = find_faces(small, UPSAMPLE_MAX)
+        except NoFaceError:
+            return False
+        found, expected = (face_frame(points) for points in (faces[0].landmarks, predict_landmarks(small, self._box)))
+        apart = np.linalg.norm(found.points - expected.points, axis=1)[self._landmarks].mean()
+        return len(faces) == 1 and bool(apart <= AGREEMENT * found.unit_px)
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    side = picture.shape[0]
+    if side <= LOOK_SIDE_PX:
+        return picture
+    return cv2.resize(picture, (LOOK_SIDE_PX, LOOK_SIDE_PX), interpolation=cv2.INTER_AREA)
