@@ -140,7 +140,10 @@ def _detect(
 
 
 def predict_landmarks(rgb_u8: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.float64]:
-    """Landmarks [68,2] in photo pixels, predicted on a patch in which the face has a fixed size."""
+    """Landmarks [68,2] in photo pixels of the face in a box (left, top, right, bottom) of a [H,W,3] uint8 RGB photo.
+
+    Predicted on a patch in which the face has a fixed size; whether there is a face in the box is not checked.
+    """
     dlib = _dlib()
     height, width = rgb_u8.shape[:2]
     left, top, right, bottom = box

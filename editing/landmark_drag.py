@@ -9,7 +9,7 @@ moves the points while the rest of the picture stays.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -108,6 +108,19 @@ class _Task:
     pull: float
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Course:
+    """How far a drag has come; `slopes` are None where they must be measured, `idle` counts the rounds with new slopes
+    since the best state, `lost` says that not even those led to a picture that is recognised."""
+
+    here: _Seen
+    best: _Seen
+    slopes: Vector | None
+    rounds: int
+    idle: int
+    lost: bool
+
+
 def drag_landmarks(
     generator: Generator,
     w: Tensor,
@@ -128,35 +141,46 @@ def drag_landmarks(
     """
     settings = settings or LandmarkSettings()
     task = _prepare(generator, w, noise, locator, moves_crop, mask_crop, settings)
-    here = best = task.start
-    reason: StopReason | None = None if task.moves.any() else "arrived"
-    slopes: Vector | None = None
-    rounds, idle, relax = 0, 0, FIRST_RELAX
-    while reason is None:
-        if rounds >= settings.rounds or (should_stop is not None and should_stop()):
-            reason = "cap" if rounds >= settings.rounds else "stopped"
+    course = _Course(task.start, task.start, None, rounds=0, idle=0, lost=False)
+    while (reason := _verdict(task, course, settings)) is None:
+        if should_stop is not None and should_stop():
+            reason = "stopped"
             break
-        fresh = slopes is None
-        slopes = _slopes(task, here) if slopes is None else slopes
-        moved = _step(task, here, slopes, relax)
-        rounds, relax = rounds + 1, relax * RELAX
-        if moved is None and fresh:
-            reason = "lost"
-        elif moved is None:
-            slopes = None
-        else:
-            gain = 1.0 - _error(task, moved) / _error(task, here)
-            slopes = _corrected(slopes, here, moved) if gain > WORTH_GOING_ON else None
-            better = _error(task, moved) < _error(task, best)
-            here, best, idle = moved, moved if better else best, 0 if better else idle + fresh
-            if on_step is not None:
-                points = torch.from_numpy(here.points).float()
-                on_step(DragStep(rounds, settings.rounds, _error(task, here), points, _distance_px(task, here)))
-        if _progress(task, best) >= ARRIVED:
-            reason = "arrived"
-        elif idle >= STALL_ROUNDS:
-            reason = "stalled"
-    return _result(task, best, reason, rounds, settings.frame_every)
+        course = _advance(task, course)
+        if on_step is not None:
+            on_step(_report(task, course, settings))
+    return _result(task, course, reason, settings.frame_every)
+
+
+def _advance(task: _Task, course: _Course) -> _Course:
+    """One round: measure the slopes unless the last ones still serve, make a step, keep the best state."""
+    here, fresh, rounds = course.here, course.slopes is None, course.rounds + 1
+    slopes = _slopes(task, here) if course.slopes is None else course.slopes
+    moved = _step(task, here, slopes, FIRST_RELAX * RELAX**course.rounds)
+    if moved is None:
+        return replace(course, slopes=None, rounds=rounds, lost=fresh)
+    worth = _error(task, moved) < (1.0 - WORTH_GOING_ON) * _error(task, here)
+    corrected = _corrected(slopes, here, moved) if worth else None
+    if _error(task, moved) < _error(task, course.best):
+        return _Course(moved, moved, corrected, rounds, idle=0, lost=False)
+    return _Course(moved, course.best, corrected, rounds, idle=course.idle + fresh, lost=False)
+
+
+def _verdict(task: _Task, course: _Course, settings: LandmarkSettings) -> StopReason | None:
+    """Why the drag ends here, or None when it goes on."""
+    if not task.moves.any() or _progress(task, course.best) >= ARRIVED:
+        return "arrived"
+    if course.lost:
+        return "lost"
+    if course.idle >= STALL_ROUNDS:
+        return "stalled"
+    return "cap" if course.rounds >= settings.rounds else None
+
+
+def _report(task: _Task, course: _Course, settings: LandmarkSettings) -> DragStep:
+    """What a watcher is told after a round."""
+    points, error = torch.from_numpy(course.here.points).float(), _error(task, course.here)
+    return DragStep(course.rounds, settings.rounds, error, points, _distance_px(task, course.here))
 
 
 def _prepare(
@@ -265,8 +289,9 @@ def _distance_px(task: _Task, seen: _Seen) -> float:
     return float(np.linalg.norm(seen.points - task.start.points - task.moves, axis=1).mean())
 
 
-def _result(task: _Task, best: _Seen, reason: StopReason, rounds: int, frame_every: int) -> Edited:
+def _result(task: _Task, course: _Course, reason: StopReason, frame_every: int) -> Edited:
     """The best state, and the way there in FILM_STEPS equal steps; none when nothing moved."""
+    best = course.best
     count = FILM_STEPS if best.code.any() else 0
     path = _look(task.scene, np.linspace(0.0, 1.0, count + 1)[:, None] * best.code) if count else [task.start]
     frames = [seen.picture for seen in path[:: frame_every or None]] if frame_every else []
@@ -274,7 +299,7 @@ def _result(task: _Task, best: _Seen, reason: StopReason, rounds: int, frame_eve
         "distance_before_px": _distance_px(task, task.start),
         "distance_after_px": _distance_px(task, best),
         "best_step": float(count),
-        "rounds": float(rounds),
+        "rounds": float(course.rounds),
         "w_layers": float(task.scene.layers),
         "latent_move": float(np.sqrt((best.code**2).sum() / task.scene.w_start.shape[2])),
     }
