@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.errors import NoFaceError, UsageError
+from editing import landmark_drag
 from editing.drag import DragStep, Edited
 from editing.landmark_drag import FILM_STEPS, LandmarkSettings, Picture, drag_landmarks
 from editing.points import Points
@@ -87,19 +88,26 @@ def test_the_same_call_gives_the_same_bits(generator: StyleGAN2, w: Tensor) -> N
     assert torch.equal(first.tracks, second.tracks)
 
 
-def outside_change(edited: Edited, start: Tensor, mask: Tensor) -> float:
-    return float(((edited.image - start).square() * (1 - mask)).sum())
+def left_change(edited: Edited, start: Tensor) -> float:
+    return float((edited.image - start)[..., :16].square().sum())
 
 
-def test_what_the_mask_keeps_changes_less(generator: StyleGAN2, w: Tensor) -> None:
-    mask = torch.zeros(1, 1, RESOLUTION, RESOLUTION)
-    mask[..., 16:] = 1
-    start = generator.synthesize(w)
+def test_what_is_held_changes_less(generator: StyleGAN2, w: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.zeros(1, 1, RESOLUTION, RESOLUTION)
+    right[..., 16:] = 1
+    start, moves = generator.synthesize(w), [[0.3, 0], [0.3, 0]]
     free, held = (
-        drag_landmarks(generator, w, None, Brightness(), [[0.3, 0], [0.3, 0]], mask, LandmarkSettings(hold_weight=hold))
+        drag_landmarks(generator, w, None, Brightness(), moves, right, LandmarkSettings(hold_weight=hold))
         for hold in (0.01, 3.0)
     )
-    assert outside_change(held, start, mask) < 0.8 * outside_change(free, start, mask)
+    assert left_change(held, start) < 0.8 * left_change(free, start)
+
+    monkeypatch.setattr(landmark_drag, "HOLD_INSIDE", 0.0)
+    kept, allowed = (
+        drag_landmarks(generator, w, None, Brightness(), moves, mask, LandmarkSettings(hold_weight=3.0))
+        for mask in (right, 1 - right)
+    )
+    assert left_change(kept, start) < 0.8 * left_change(allowed, start)
 
 
 def test_no_moves_change_nothing(generator: StyleGAN2, w: Tensor) -> None:
