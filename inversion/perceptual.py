@@ -162,11 +162,22 @@ class LpipsPerceptual:
         return torch.stack(terms).sum(dim=0)
 
 
-def backbone_path(backbone: str, folder: Path | None = None) -> Path:
-    """Where LPIPS's trunk weights are looked for: `folder`, or torch hub's cache."""
-    if folder is None:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return folder / BACKBONE_FILES[backbone]
+def backbone_path(backbone: str, folder: Path | None = None, cache: Path | None = None) -> Path:
+    """Where LPIPS's trunk weights are looked for: `folder` alone, or else first in `cache`, then in torch hub's."""
+    file = BACKBONE_FILES[backbone]
+    if folder is not None:
+        return folder / file
+    hub = Path(torch.hub.get_dir()) / "checkpoints" / file
+    return hub if cache is None or (hub.is_file() and not (cache / file).is_file()) else cache / file
+
+
+def missing_backbone(backbone: str, path: Path) -> ModelError:
+    """The sentence for a trunk that is not at `path`."""
+    return ModelError(
+        f"perceptual=lpips_{backbone} needs {path}, which is not there: run `photodrag models download "
+        f"lpips-{backbone}` (its file is found while perceptual.backbone_dir is null), or use perceptual=face, which "
+        "needs no download."
+    )
 
 
 def load_lpips(backbone: str, folder: Path | None = None) -> LpipsPerceptual:
@@ -178,12 +189,7 @@ def load_lpips(backbone: str, folder: Path | None = None) -> LpipsPerceptual:
 
     path = backbone_path(backbone, folder)
     if not path.is_file():
-        model = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}[backbone]
-        raise ModelError(
-            f"perceptual=lpips_{backbone} needs {path}, which is not there: run "
-            f"python -c \"import torchvision.models as m; m.{model}(weights='IMAGENET1K_V1')\", "
-            "or use perceptual=face, which needs no download."
-        )
+        raise missing_backbone(backbone, path)
     network = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
     wanted = network.net.state_dict()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,14 +12,21 @@ from data.errors import UsageError
 from pipeline.quoting import looks_like_override, prepare_override, quote_path, split_override
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "doctor", "help")
-OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg")
+VERBS = ("run", "demo", "models", "doctor", "help")
+OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline")
+LINE_WIDTH = 118
 
 HELP = """\
 photodrag: align, invert and tune a photograph, drag points in it, and carry the change back into the photo.
 
   photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
+  photodrag models list                   the public generators and LPIPS trunks, and which of them are here
+  photodrag models download NAME ...      fetch them; a run never does, and names the one that it lacks
+  photodrag models verify [NAME ...]      hash what is here again and compare
+  photodrag models path NAME              where its file lies
+  photodrag models inspect FILE|NAME      what a generator file of any format holds; nothing in it is run
+  photodrag models convert FILE|RUN OUT   write a generator, or the one that a run tuned, as .safetensors or .pt
   photodrag doctor                        what is installed, what is missing, and how to get it
   photodrag help                          this text
 
@@ -33,6 +41,7 @@ Examples
 Options
   -m, --multirun   run every combination of the values that commas separate
   --cfg job        print the composed settings and stop: every key, its default and your changes
+  --offline        with models: fetch nothing (PHOTODRAG_OFFLINE=1 does the same)
   --debug          print a traceback when something fails
   --version        print the version
   --               what follows is a photo's path, even when it begins with a dash
@@ -40,18 +49,22 @@ Options
 Choices (group=choice)
 {groups}
 
-Exit codes: 0 done, 1 a photo failed, 2 the command cannot be used as given, 130 interrupted (what is finished is kept).
+Folders: PHOTODRAG_CACHE=FOLDER keeps the models there instead of in the user's cache.
+
+Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interrupted (what is finished is kept).
 """
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Command:
-    """A command line taken apart: `overrides` are in Hydra's grammar, the photo among them."""
+    """A command line taken apart: `overrides` are in Hydra's grammar, the photo among them; `words` follow `models`."""
 
     verb: str
     overrides: tuple[str, ...] = ()
     multirun: bool = False
     show_config: bool = False
+    words: tuple[str, ...] = ()
+    offline: bool = False
 
 
 def parse_arguments(words: Sequence[str]) -> Command:
@@ -69,6 +82,10 @@ def parse_arguments(words: Sequence[str]) -> Command:
     verb = names.pop(0) if names and names[0] in VERBS else "run"
     if "--help" in flags or "--version" in flags:
         return Command("help" if "--help" in flags else "version")
+    if verb == "models":
+        return Command(verb, words=(*names, *paths), offline="--offline" in flags)
+    if "--offline" in flags:
+        raise UsageError(f"--offline is given to photodrag {verb}, which fetches nothing: allowed is it with models")
     if verb in ("doctor", "help") and (names or paths):
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
     photos, overrides = _split_photo(names)
@@ -90,7 +107,14 @@ def help_text() -> str:
         if folder.is_dir() and not folder.name.startswith("_"):
             files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
             plus = "+" if folder.name == "experiment" else " "
-            groups.append(f"  {plus}{folder.name:<12}{', '.join(name.removesuffix('.yaml') for name in files)}")
+            names = ", ".join(name.removesuffix(".yaml") for name in files)
+            groups += textwrap.wrap(
+                names,
+                LINE_WIDTH,
+                initial_indent=f"  {plus}{folder.name:<12}",
+                subsequent_indent=" " * 15,
+                break_on_hyphens=False,
+            )
     return HELP.format(groups="\n".join(groups))
 
 

@@ -63,6 +63,10 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
         print(help_text())
     elif command.verb == "version":
         print(f"photodrag {__version__}")
+    elif command.verb == "models":
+        from pipeline.model_commands import models
+
+        return models(command.words, command.offline)
     elif command.verb == "doctor":
         from pipeline.doctor import doctor
 

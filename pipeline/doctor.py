@@ -24,11 +24,11 @@ NEEDED_MEMORY_GB = 3.0
 MIN_PYTHON = (3, 10)
 
 BACKBONES = {
-    "vgg": ("vgg16", "528 MB; what perceptual=auto takes as soon as it is here"),
-    "alex": ("alexnet", "233 MB; the one that most papers report"),
-    "squeeze": ("squeezenet1_1", "5 MB; the smallest LPIPS"),
+    "vgg": "what perceptual=auto takes as soon as it is here",
+    "alex": "the one that most papers report",
+    "squeeze": "the smallest LPIPS",
 }
-"""LPIPS trunks by name: torchvision's function that fetches it, size and what the trunk gives."""
+"""What each trunk of LPIPS gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ def all_checks() -> Iterator[Check]:
         ("device", check_device),
         ("face models", check_face_models),
         ("embedded generator", check_generator),
+        ("model cache", check_cache),
         ("LPIPS backbones", check_backbones),
         ("video", check_video),
         ("machine", check_machine),
@@ -95,7 +96,8 @@ def check_python() -> Iterator[Check]:
 
 def check_packages() -> Iterator[Check]:
     """The packages that a run imports; torch and OpenCV are imported, since either may be installed yet not load."""
-    for name in ("torch", "opencv", "dlib", "torchvision", "lpips", "hydra", "numpy", "safetensors", "pillow", "tqdm"):
+    heavy = ("torch", "opencv", "dlib", "torchvision", "lpips")
+    for name in (*heavy, "hydra", "numpy", "safetensors", "pillow", "tqdm", "platformdirs", "pyyaml"):
         yield check_package(name)
 
 
@@ -161,17 +163,30 @@ def check_generator() -> Iterator[Check]:
         yield Check("embedded generator", "ok", found)
 
 
-def check_backbones() -> Iterator[Check]:
-    """LPIPS trunks in torch hub's cache; a run never downloads one, and perceptual=face needs none."""
-    from inversion.perceptual import backbone_path
+def check_cache() -> Iterator[Check]:
+    """The folder of downloaded models: how many are there, and whether more may be fetched."""
+    from pipeline.zoo import cache_folder, entry_path, is_offline, zoo
 
-    for name, (function, gives) in BACKBONES.items():
-        path = backbone_path(name)
+    folder = cache_folder()
+    here = [entry_path(entry) for entry in zoo() if entry_path(entry).is_file()]
+    size_mb = sum(path.stat().st_size for path in here) / 1e6
+    offline = "; offline, nothing is fetched" if is_offline() else ""
+    yield Check("model cache", "ok", f"{folder}, {len(here)} of {len(zoo())} models, {size_mb:.0f} MB{offline}")
+
+
+def check_backbones() -> Iterator[Check]:
+    """LPIPS trunks in the model cache or torch hub's; a run never downloads one, and perceptual=face needs none."""
+    from inversion.perceptual import backbone_path
+    from pipeline.zoo import cache_folder, zoo_entry
+
+    for name, use in BACKBONES.items():
+        path = backbone_path(name, cache=cache_folder())
         if path.is_file():
             yield Check(f"LPIPS {name}", "ok", _file_text(path))
         else:
-            command = f"python -c \"import torchvision; torchvision.models.{function}(weights='IMAGENET1K_V1')\""
-            yield Check(f"LPIPS {name}", "optional", f"no {path}", f"perceptual=lpips_{name} ({gives})", command)
+            entry = zoo_entry(f"lpips-{name}")
+            gives = f"perceptual=lpips_{name} ({entry.size_mb:.0f} MB; {use})"
+            yield Check(f"LPIPS {name}", "optional", f"no {path}", gives, f"photodrag models download {entry.name}")
 
 
 def check_video() -> Iterator[Check]:

@@ -1,4 +1,7 @@
-"""One process at a time in a run folder."""
+"""One process at a time in a run folder, or at a file of the model cache.
+
+Imports no torch: downloads, which need none, lock too.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +10,72 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import UsageError
-from pipeline.artifacts import ensure_folder, writing
 
 LOCK_FILE = ".lock"
+POLL_S = 0.05
+
+
+class LockedError(Exception):
+    """A living process holds the lock; the message names it."""
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Exclusive use of a run folder for the length of a `with` block.
+def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Exclusive use of what the lock file `path` stands for, for the length of a `with` block.
 
     The operating system holds the lock and lets it go when its process ends in whatever way, so the lock of a dead
     process is taken over without a guess. The file names its owner (pid, host) for the message that others get.
-    Raises UsageError when a living process holds it, OutputError when the folder cannot be written.
+    Raises LockedError when a living process still holds it after `wait_s`, OSError when it cannot be written.
     """
-    path = ensure_folder(folder) / LOCK_FILE
-    with writing(path):
-        descriptor = _acquire(path)
+    descriptor = _acquire(path, time.monotonic() + wait_s)
     try:
-        with writing(path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
-    """Locked file descriptor of the lock file."""
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Exclusive use of a run folder for the length of a `with` block.
+
+    Raises UsageError when a living process holds it, OutputError when the folder cannot be written.
+    """
+    from pipeline.artifacts import ensure_folder, writing
+
+    path = ensure_folder(folder) / LOCK_FILE
+    with contextlib.ExitStack() as held:
+        with writing(path):
+            try:
+                held.enter_context(file_lock(path))
+            except LockedError as error:
+                raise UsageError(
+                    f"The run folder {folder} is in use by {error}: wait until it has ended, or choose another folder "
+                    "with out=DIR."
+                ) from error
+        yield
+
+
+def _acquire(path: Path, deadline: float) -> int:
+    """Locked file descriptor of the lock file; asks again until `deadline`, in seconds of the monotonic clock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor):
             os.close(descriptor)
-            raise UsageError(_busy_message(path))
-        if _is_file_at(path, descriptor):
+            if time.monotonic() >= deadline:
+                raise LockedError(_owner(path))
+            time.sleep(POLL_S)
+        elif _is_file_at(path, descriptor):
             return descriptor
-        os.close(descriptor)  # its last owner removed the file between our opening and locking it
+        else:
+            os.close(descriptor)  # its last owner removed the file between our opening and locking it
 
 
 def _is_file_at(path: Path, descriptor: int) -> bool:
@@ -56,16 +85,12 @@ def _is_file_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _busy_message(path: Path) -> str:
+def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text())
-        who = f"process {owner['pid']} on {owner['host']}"
+        return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        who = "another process"
-    return (
-        f"The run folder {path.parent} is in use by {who}: wait until it has ended, or choose another folder with "
-        "out=DIR."
-    )
+        return "another process"
 
 
 if sys.platform == "win32":

@@ -12,10 +12,11 @@ import torch
 from data.errors import ModelError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
 from inversion.generators.checkpoint import load_generator, read_stats
-from inversion.generators.protocol import LatentStats
-from inversion.generators.stylegan2 import StyleGAN2
+from inversion.generators.letterbox import squared
+from inversion.generators.protocol import Generator, LatentStats
 from inversion.identity import FaceNetwork, load_face_network
-from inversion.perceptual import FacePerceptual, Perceptual, backbone_path, load_lpips
+from inversion.perceptual import FacePerceptual, Perceptual, backbone_path, load_lpips, missing_backbone
+from pipeline.zoo import cache_folder, cached_path
 
 if TYPE_CHECKING:
     from pipeline.schema import GeneratorConfig, PerceptualConfig
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class LoadedGenerator:
     """A generator with the file it came from and the latent statistics in it, if any."""
 
-    module: StyleGAN2
+    module: Generator
     stats: LatentStats | None
     sha256: str
     path: Path
@@ -33,7 +34,7 @@ class LoadedGenerator:
 
 @dataclass(frozen=True, slots=True)
 class PerceptualChoice:
-    """The perceptual distance that a run uses (`face`, `lpips_vgg`, ...) and why."""
+    """The perceptual distance that a run uses (`face`, `lpips_vgg`, ...) and why; `folder` holds an LPIPS's trunk."""
 
     name: str
     reason: str
@@ -59,12 +60,21 @@ def embedded_generator() -> Path:
     return files[0]
 
 
+def generator_path(config: GeneratorConfig) -> Path:
+    """The configured generator's file; ModelError when it belongs to the zoo and is not in the cache."""
+    if config.path is not None:
+        return Path(config.path)
+    return embedded_generator() if config.name == "embedded" else cached_path(config.name)
+
+
 def read_generator(config: GeneratorConfig, device: torch.device) -> LoadedGenerator:
     """The configured generator on the device, frozen; ModelError when its file is missing or damaged."""
-    path = embedded_generator() if config.path is None else Path(config.path)
+    path = generator_path(config)
     module, sha256 = load_generator(path)
     stats = read_stats(path)
-    return LoadedGenerator(module.to(device), None if stats is None else stats.to(device), sha256, path.absolute())
+    return LoadedGenerator(
+        squared(module.to(device)), None if stats is None else stats.to(device), sha256, path.absolute()
+    )
 
 
 def choose_perceptual(config: PerceptualConfig) -> PerceptualChoice:
@@ -74,16 +84,16 @@ def choose_perceptual(config: PerceptualConfig) -> PerceptualChoice:
     """
     folder = None if config.backbone_dir is None else Path(config.backbone_dir)
     if config.name == "face":
-        return PerceptualChoice("face", "asked for", folder)
-    if config.name != "auto":
-        path = backbone_path(config.name.removeprefix("lpips_"), folder)
-        if not path.is_file():
-            load_lpips(config.name.removeprefix("lpips_"), folder)
-        return PerceptualChoice(config.name, f"asked for, backbone {path}", folder)
-    path = backbone_path("vgg", folder)
+        return PerceptualChoice("face", "asked for", None)
+    backbone = "vgg" if config.name == "auto" else config.name.removeprefix("lpips_")
+    path = backbone_path(backbone, folder, cache_folder())
     if path.is_file():
-        return PerceptualChoice("lpips_vgg", f"backbone {path}", folder)
-    return PerceptualChoice("face", f"dlib's face features, as there is no LPIPS backbone at {path}", folder)
+        asked = "" if config.name == "auto" else "asked for, "
+        return PerceptualChoice(f"lpips_{backbone}", f"{asked}backbone {path}", path.parent)
+    if config.name != "auto":
+        raise missing_backbone(backbone, path)
+    reason = f"dlib's face features, as no LPIPS backbone is at {path}; photodrag models download lpips-vgg brings it"
+    return PerceptualChoice("face", reason, None)
 
 
 def read_face_network(device: torch.device) -> FaceNetwork:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import UsageError
@@ -38,12 +39,22 @@ PRESETS = (
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
 
 
+GENERATORS = tuple(
+    sorted(
+        file.name.removesuffix(".yaml")
+        for file in resources.files("conf").joinpath("generator").iterdir()
+        if file.name.endswith(".yaml")
+    )
+)
+"""embedded, file, and the generators of the model zoo: each has a file in `conf/generator/`."""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:
-    """Which generator draws: the embedded one, or the safetensors file at `path` (which wins when it is given)."""
+    """Which generator draws: the embedded one, one of the model zoo, or the file at `path`, which wins when given."""
 
     KEY: ClassVar[str] = "generator"
-    name: str = knob("embedded", choices=("embedded", "file"))
+    name: str = knob("embedded", choices=GENERATORS)
     path: str | None = knob(None, path=True)
 
     def __post_init__(self) -> None:
@@ -215,7 +226,7 @@ class BlendConfig:
 
 @dataclass(frozen=True, slots=True)
 class PerceptualConfig:
-    """The perceptual distance; `backbone_dir` null means torch hub's cache."""
+    """The perceptual distance; `backbone_dir` null means the model cache, and then torch hub's."""
 
     KEY: ClassVar[str] = "perceptual"
     name: str = knob("auto", choices=("auto", "face", "lpips_vgg", "lpips_alex", "lpips_squeeze"))

@@ -30,6 +30,7 @@ from editing.drag import DragSettings, drag
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
+from inversion.generators.letterbox import canvas_of
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import ReconstructionWeights, psnr_db
@@ -92,7 +93,7 @@ def invert(
     generator: LoadedGenerator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
 ) -> Inverted:
     """The crop in latent space, with its likeness over the pixels that lie inside the photo."""
-    target, inside = _target(crop, tools.device)
+    target, inside = _target(crop, generator.module, tools.device)
     settings = projector_settings(config)
     rng = torch.Generator().manual_seed(tools.seed)
     resume = _on_device(attempt.resume, tools.device)
@@ -150,7 +151,7 @@ def tune_around(
     title: str,
 ) -> Fitted:
     """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo."""
-    target, inside = _target(crop, tools.device)
+    target, inside = _target(crop, generator, tools.device)
     rng = torch.Generator().manual_seed(tools.seed)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
         tuned = tune(
@@ -168,8 +169,10 @@ def tune_around(
     return Fitted(tuned, target, likeness("tuned", tuned.image, target, inside, tools.face_network))
 
 
-def _target(crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(crop.image).to(device), torch.from_numpy(crop.inside).to(device)
+def _target(crop: Crop, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The crop and where it counts: inside the photo, and where the generator draws."""
+    inside, canvas = torch.from_numpy(crop.inside), canvas_of(generator)
+    return torch.from_numpy(crop.image).to(device), (inside if canvas is None else inside * canvas).to(device)
 
 
 def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:

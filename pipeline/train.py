@@ -118,6 +118,10 @@ def build_generator(config: TrainConfig) -> StyleGAN2:
     """A random generator, or one grown from half the resolution."""
     if config.grow_from is not None:
         small = load_generator(Path(config.grow_from))[0]
+        if not isinstance(small, StyleGAN2):
+            raise UsageError(
+                f"grow_from is {config.grow_from}, which is no StyleGAN2: allowed is one that was trained here"
+            )
         if 2 * small.resolution != config.resolution:
             raise UsageError(
                 f"grow_from is {config.grow_from}, which has {small.resolution} px: "

@@ -32,3 +32,14 @@ def finished_out(generator: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def out(finished_out: Path, tmp_path: Path) -> Path:
     """A copy of the finished run's output folder."""
     return Path(shutil.copytree(finished_out, tmp_path / "out"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the model cache is: a folder that does not exist yet, beside an empty torch hub."""
+    folder = tmp_path / "models"
+    monkeypatch.setenv("PHOTODRAG_CACHE", str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("PHOTODRAG_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    return folder

@@ -27,6 +27,8 @@ ONLY_IN = {
     "omegaconf": ("pipeline.cli", "pipeline.composing", "pipeline.schema"),
     "dlib": ("data.landmarks",),
     "face_recognition_models": (),
+    "urllib.request": ("pipeline.downloads",),
+    "http.client": ("pipeline.downloads",),
 }
 """Foreign packages that are imported in these modules and nowhere else."""
 
@@ -102,6 +104,7 @@ def test_no_import_points_the_wrong_way(path: Path) -> None:
         ("pipeline.run", "from omegaconf import OmegaConf"),
         ("pipeline.run", "if True:\n    import hydra.core.utils"),
         ("pipeline.schema", "from hydra import compose"),
+        ("pipeline.run", "from urllib.request import urlopen"),
     ],
 )
 def test_a_wrong_import_is_seen(module: str, source: str) -> None:
@@ -137,12 +140,13 @@ def loaded_after(words: list[str]) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["demo", "--cfg", "job"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["demo", "--cfg", "job"], ["models", "list"]])
 def test_the_command_line_starts_without_the_heavy_packages(words: list[str]) -> None:
     loaded = loaded_after(words)
     assert "pipeline" in loaded
     assert not loaded & {"torch", "torchvision", "cv2", "dlib", "lpips", "numpy"}
 
 
-def test_help_starts_without_hydra() -> None:
-    assert not loaded_after(["--help"]) & {"hydra", "omegaconf"}
+@pytest.mark.parametrize("words", [["--help"], ["models", "list"]])
+def test_what_needs_no_settings_starts_without_hydra(words: list[str]) -> None:
+    assert not loaded_after(words) & {"hydra", "omegaconf"}

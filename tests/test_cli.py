@@ -392,6 +392,9 @@ def test_help_lists_verbs_and_every_choice(words: list[str], capsys: pytest.Capt
     text = capsys.readouterr().out
     for part in ("photodrag demo", "photodrag doctor", "smile", "lpips_squeeze", "+experiment", "130 interrupted"):
         assert part in text
+    assert "photodrag models download NAME" in text
+    assert "stylegan3-t-ffhq-1024" in text
+    assert max(len(line) for line in text.splitlines()) <= 120
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

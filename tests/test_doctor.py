@@ -12,48 +12,52 @@ from data.errors import ModelError
 from data.files import file_sha256
 from inversion.generators.checkpoint import save_generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from inversion.perceptual import backbone_path
+from inversion.perceptual import BACKBONE_FILES
 from pipeline import doctor
-from pipeline.doctor import BACKBONES, Check, check_backbones, check_package, format_check
+from pipeline.doctor import BACKBONES, Check, check_backbones, check_cache, check_package, format_check
+from pipeline.zoo import zoo, zoo_entry
 
 
 def rows(checks: Iterable[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks}
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty torch hub cache."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def test_a_missing_backbone_is_optional_and_names_what_it_gives_and_the_command(hub: Path) -> None:
+def test_a_missing_backbone_is_optional_and_names_what_it_gives_and_the_command(cache: Path) -> None:
     check = rows(check_backbones())["LPIPS vgg"]
     assert check.status == "optional"
-    assert check.found == f"no {hub / 'vgg16-397923af.pth'}"
+    assert check.found == f"no {cache / 'vgg16-397923af.pth'}"
     text = format_check(check)
-    assert "gives: perceptual=lpips_vgg" in text
-    assert "get it: python -c \"import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')\"" in text
+    assert "gives: perceptual=lpips_vgg (553 MB; what perceptual=auto takes" in text
+    assert "get it: photodrag models download lpips-vgg" in text
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_a_backbone_in_the_cache_is_found(name: str, hub: Path) -> None:
-    backbone_path(name).write_bytes(b"x" * 3_000_000)
-    assert backbone_path(name).parent == hub
+@pytest.mark.parametrize("place", ["models", "torch/hub/checkpoints"])
+@pytest.mark.usefixtures("cache")
+def test_a_backbone_in_either_cache_is_found(place: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / BACKBONE_FILES[name]).write_bytes(b"x" * 3_000_000)
     found = rows(check_backbones())
     assert [check.name for check in found.values() if check.status == "ok"] == [f"LPIPS {name}"]
-    assert found[f"LPIPS {name}"].found == f"{backbone_path(name).name}, 3.0 MB"
+    assert found[f"LPIPS {name}"].found == f"{BACKBONE_FILES[name]}, 3.0 MB"
 
 
-def test_the_backbone_commands_name_the_files_that_torchvision_would_fetch() -> None:
+def test_the_zoo_fetches_the_files_that_torchvision_would() -> None:
     import torchvision
 
-    for name, (function, _) in BACKBONES.items():
+    for name, function in {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}.items():
         weights = torchvision.models.get_model_weights(function)["IMAGENET1K_V1"]
-        assert weights.url.endswith(f"/{backbone_path(name).name}")
+        assert weights.url == zoo_entry(f"lpips-{name}").url
+
+
+def test_the_model_cache_is_shown_with_what_it_holds(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = check_cache()
+    assert (check.status, check.found) == ("ok", f"{cache}, 0 of {len(zoo())} models, 0 MB")
+    cache.mkdir()
+    (cache / "stylegan2-ffhq-256.pkl").write_bytes(b"x" * 3_000_000)
+    monkeypatch.setenv("PHOTODRAG_OFFLINE", "1")
+    (check,) = check_cache()
+    assert check.found == f"{cache}, 1 of {len(zoo())} models, 3 MB; offline, nothing is fetched"
 
 
 def test_a_package_that_is_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,7 @@ def test_latent_statistics_travel_in_the_file(tmp_path: Path) -> None:
         assert torch.equal(getattr(kept, name), getattr(stats, name))
     assert load_generator(path)[0].resolution == 16
     save_generator(generator, path, stats=replace(stats, pn_mean=stats.pn_mean[:-1]))
-    with pytest.raises(ModelError, match=r"latent statistics in .* are damaged: write the generator file again"):
+    with pytest.raises(ModelError, match="has damaged latent statistics: write the generator file again"):
         read_stats(path)
 
 
@@ -219,7 +219,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_generator(path)
     path.write_bytes(b"\x80\x04garbage that is no safetensors header at all")
-    with pytest.raises(ModelError, match="not a readable safetensors file"):
+    with pytest.raises(ModelError, match="has the pickle instruction GET, which no checkpoint needs"):
         load_generator(path)
 
 

@@ -75,7 +75,7 @@ def test_lpips_equals_the_package(tmp_path: Path) -> None:
 
 
 def test_missing_or_foreign_backbones_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"alexnet-owt.*m\.alexnet.*perceptual=face"):
+    with pytest.raises(ModelError, match=r"alexnet-owt.*`photodrag models download lpips-alex`.*perceptual=face"):
         load_lpips("alex", tmp_path)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / BACKBONE_FILES["squeeze"])
     with pytest.raises(ModelError, match="not the published trunk"):

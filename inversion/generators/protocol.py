@@ -29,14 +29,31 @@ class LatentStats:
         return LatentStats(self.w_avg.to(device), self.w_std, self.pn_mean.to(device), self.pn_whiten.to(device))
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureLayer:
+    """A layer whose activations can be read: [N, channels, height, width], aligned with the picture's canvas.
+
+    `num_ws` leading W+ layers influence it. A layer that computes a margin round the canvas is given without it.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    num_ws: int
+
+
 @runtime_checkable
 class Generator(Protocol):
     """A style-based image generator, a `torch.nn.Module`.
 
-    Latents `ws` are [N, num_ws, w_dim] float32 (W+); images are [N, 3, resolution, resolution], about [-1, 1], RGB.
+    Latents `ws` are [N, num_ws, w_dim] float32 (W+); images are [N, 3, H, W], about [-1, 1], RGB. `resolution` is H;
+    `image_size` is (H, W). `block_resolutions` are the heights at which a block ends, ascending; an `at` that is a
+    number means the last layer of that height, one that is a string a name of `feature_layers`.
     """
 
     resolution: int
+    image_size: tuple[int, int]
     num_ws: int
     z_dim: int
     w_dim: int
@@ -55,27 +72,32 @@ class Generator(Protocol):
         ...
 
     def synthesize(self, ws: Tensor, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None) -> Tensor:
-        """Render ws [N, num_ws, w_dim] to images [N, 3, R, R]; `noise` replaces the registered maps by name."""
+        """Render ws [N, num_ws, w_dim] to images [N, 3, H, W]; `noise` replaces the registered maps by name."""
+        ...
+
+    @property
+    def feature_layers(self) -> tuple[FeatureLayer, ...]:
+        """Every layer that `features` can be asked for, in order."""
         ...
 
     def features(
-        self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+        self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
     ) -> Tensor:
-        """Activations [N, C, r, r] after the block of that resolution; later blocks are not computed."""
+        """Activations [N, C, h, w] of one layer; later layers are not computed."""
         ...
 
     def synthesize_with_features(
-        self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+        self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images [N, 3, R, R] and the activations [N, C, r, r] of one block, in one pass."""
+        """Images [N, 3, H, W] and the activations [N, C, h, w] of one layer, in one pass."""
         ...
 
     def noise_maps(self) -> dict[str, Tensor]:
         """The registered constant noise by layer name, each [r, r], of the layers in which it shows."""
         ...
 
-    def ws_used_by(self, resolution: int) -> int:
-        """How many leading W+ layers influence `features(ws, resolution)`."""
+    def ws_used_by(self, at: int | str) -> int:
+        """How many leading W+ layers influence `features(ws, at)`."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -88,6 +110,10 @@ class Generator(Protocol):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
         """Replace weights and buffers."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Move all weights to a device."""
         ...
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:

@@ -16,11 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import ModelError
-from inversion.generators.protocol import NoiseMaps, NoiseMode
+from inversion.generators.layers import (
+    LRELU_SLOPE,
+    MAX_WIDTH,
+    SQRT2,
+    EqualizedLinear,
+    MappingNetwork,
+    blur,
+    check_counts,
+    fir_kernel,
+    modulated_conv,
+    truncated,
+    upsample_fir,
+)
+from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode
 
-LRELU_SLOPE = 0.2
-SQRT2 = math.sqrt(2.0)
-FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+MAX_RESOLUTION = 4096
 Architecture = Literal["skip", "resnet", "orig"]
 
 
@@ -28,7 +39,9 @@ Architecture = Literal["skip", "resnet", "orig"]
 class StyleGAN2Config:
     """Shape of a StyleGAN2 generator; the names are those of the published constructors.
 
-    `channel_base / r` channels at resolution r, at most `channel_max`; `conv_clamp` None or a bound on activations.
+    `channel_base / r` channels at resolution r, at most `channel_max`, unless `block_channels` lists those of each
+    block; `conv_clamp` None or a bound on activations. Pictures are `resolution` high and `start_width / 4` times as
+    wide (StyleGAN-Human: 2).
     """
 
     resolution: int
@@ -42,13 +55,29 @@ class StyleGAN2Config:
     conv_clamp: float | None = 256.0
     architecture: Architecture = "skip"
     img_channels: int = 3
+    block_channels: tuple[int, ...] = ()
+    start_width: int = 4
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "block_channels", tuple(self.block_channels))
         r = self.resolution
-        if r < 8 or r > 1024 or r & (r - 1):
-            raise ModelError(f"A StyleGAN2 generator of resolution {r} cannot be built: use a power of two, 8 to 1024.")
+        if type(r) is not int or r < 8 or r > MAX_RESOLUTION or r & (r - 1):
+            raise ModelError(
+                f"A StyleGAN2 generator of resolution {r} cannot be built: use a power of two, 8 to {MAX_RESOLUTION}."
+            )
         if self.architecture not in ("skip", "resnet", "orig"):
             raise ModelError(f"StyleGAN2 architecture '{self.architecture}' is unknown: use skip, resnet or orig.")
+        check_counts(
+            {
+                "z_dim": (self.z_dim, 1, MAX_WIDTH),
+                "w_dim": (self.w_dim, 1, MAX_WIDTH),
+                "c_dim": (self.c_dim, 0, MAX_WIDTH),
+                "mapping_layers": (self.mapping_layers, 1, 64),
+                "img_channels": (self.img_channels, 1, 16),
+                "start_width": (self.start_width, 1, 16),
+            }
+            | {f"channels at {r} px": (self.channels(r), 1, MAX_WIDTH) for r in self.block_resolutions}
+        )
 
     @property
     def block_resolutions(self) -> list[int]:
@@ -57,108 +86,13 @@ class StyleGAN2Config:
 
     def channels(self, resolution: int) -> int:
         """Feature channels at one resolution."""
+        if self.block_channels:
+            return dict(zip(self.block_resolutions, self.block_channels, strict=False)).get(resolution, 0)
         return min(self.channel_base // resolution, self.channel_max)
 
-
-class EqualizedLinear(nn.Module):
-    """Linear layer with the weight scale applied at run time (equalised learning rate, Karras et al. 2018)."""
-
-    def __init__(self, in_features: int, out_features: int, bias_init: float = 0.0, lr_multiplier: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, in] -> [N, out]."""
-        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
-
-
-def lrelu_gain(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2 times sqrt(2), which keeps unit variance."""
-    return F.leaky_relu(x, LRELU_SLOPE) * SQRT2
-
-
-def normalize_2nd_moment(x: Tensor) -> Tensor:
-    """Scale each row of [N, D] to unit mean square."""
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-
-
-class MappingNetwork(nn.Module):
-    """z [N, z_dim] (and labels [N, c_dim]) -> w [N, w_dim] (Karras et al. 2019)."""
-
-    w_avg: Tensor
-
-    def __init__(self, cfg: StyleGAN2Config) -> None:
-        super().__init__()
-        self.z_dim, self.c_dim, self.layers = cfg.z_dim, cfg.c_dim, cfg.mapping_layers
-        width = cfg.z_dim
-        if cfg.c_dim:
-            self.embed = EqualizedLinear(cfg.c_dim, cfg.w_dim)
-            width += cfg.w_dim
-        if not cfg.z_dim:
-            width = cfg.w_dim
-        for i in range(cfg.mapping_layers):
-            self.add_module(f"fc{i}", EqualizedLinear(width, cfg.w_dim, lr_multiplier=cfg.mapping_lr_multiplier))
-            width = cfg.w_dim
-        self.register_buffer("w_avg", torch.zeros(cfg.w_dim))
-
-    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """Mapped latents [N, w_dim]; a conditional network needs c [N, c_dim]."""
-        if z.shape[1:] != (self.z_dim,):
-            raise ModelError(f"The mapping network takes z of [N, {self.z_dim}]; it was given {list(z.shape)}.")
-        x = normalize_2nd_moment(z)
-        if self.c_dim:
-            if c is None or c.shape != (z.shape[0], self.c_dim):
-                given = "none" if c is None else str(list(c.shape))
-                raise ModelError(
-                    f"A conditional generator takes labels of [{z.shape[0]}, {self.c_dim}]; given: {given}."
-                )
-            x = torch.cat([x, normalize_2nd_moment(self.embed(c))], dim=1)
-        for i in range(self.layers):
-            x = lrelu_gain(self.get_submodule(f"fc{i}")(x))
-        return x
-
-
-def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: bool) -> Tensor:
-    """Modulated convolution (Karras et al. 2020, eq. 1-3) by scaling activations.
-
-    x [N, I, H, W], weight [O, I, k, k], styles [N, I] -> [N, O, H, W], or [N, O, 2H+1, 2W+1] before the blur if `up`.
-    Demodulation is rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
-    """
-    y = x * styles.to(x.dtype)[:, :, None, None]
-    if up:
-        y = F.conv_transpose2d(y, weight.transpose(0, 1), stride=2)
-    else:
-        y = F.conv2d(y, weight, padding=weight.shape[2] // 2)
-    if demodulate:
-        power = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        y = y * (power + 1e-8).rsqrt().to(y.dtype)[:, :, None, None]
-    return y
-
-
-def blur(x: Tensor, kernel: Tensor, gain: float) -> Tensor:
-    """Depthwise FIR of [N, C, H, W] with a separable kernel [4, 4] of sum 1, one padding pixel a side, times `gain`.
-
-    Two passes of four taps take a third of the time of one pass of sixteen on a CPU.
-    """
-    channels = x.shape[1]
-    row = (kernel.sum(dim=0) * gain).expand(channels, 1, 1, -1)
-    column = kernel.sum(dim=1)[:, None].expand(channels, 1, -1, 1)
-    return F.conv2d(F.conv2d(x, row, padding=(0, 1), groups=channels), column, padding=(1, 0), groups=channels)
-
-
-def upsample_fir(x: Tensor, kernel: Tensor) -> Tensor:
-    """Upsample [N, C, H, W] by two with a FIR kernel [4, 4] that already holds the gain of 4."""
-    channels = x.shape[1]
-    return F.conv_transpose2d(x, kernel.expand(channels, 1, *kernel.shape), stride=2, padding=1, groups=channels)
-
-
-def fir_kernel() -> Tensor:
-    """The normalised separable filter [4, 4] of the published networks."""
-    taps = torch.tensor(FIR_TAPS)
-    return torch.outer(taps, taps) / taps.sum() ** 2
+    def width(self, resolution: int) -> int:
+        """Width in pixels of a block that is `resolution` high."""
+        return resolution * self.start_width // 4
 
 
 class SynthesisLayer(nn.Module):
@@ -167,18 +101,20 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     resample_filter: Tensor
 
-    def __init__(self, in_ch: int, out_ch: int, w_dim: int, resolution: int, up: bool, clamp: float | None) -> None:
+    def __init__(
+        self, in_ch: int, out_ch: int, w_dim: int, size: tuple[int, int], up: bool, clamp: float | None
+    ) -> None:
         super().__init__()
-        self.resolution, self.up, self.clamp = resolution, up, clamp
+        self.up, self.clamp = up, clamp
         self.affine = EqualizedLinear(w_dim, in_ch, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_ch, in_ch, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_ch))
         self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("noise_const", torch.randn(*size))
         self.register_buffer("resample_filter", fir_kernel())
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
-        """x [N, I, r, r] (r/2 if up), w [N, w_dim], noise broadcastable to [N, 1, r, r] or None -> [N, O, r, r]."""
+        """x [N, I, h, w] (halved if up), w [N, w_dim], noise broadcastable to [N, 1, h, w] or None -> [N, O, h, w]."""
         x = modulated_conv(x, self.weight, self.affine(w), demodulate=True, up=self.up)
         if self.up:
             x = blur(x, self.resample_filter, gain=4.0)
@@ -197,7 +133,7 @@ class SynthesisLayer(nn.Module):
             return given
         if mode == "const":
             return self.noise_const
-        return torch.randn(x.shape[0], 1, self.resolution, self.resolution, generator=rng, device=x.device)
+        return torch.randn(x.shape[0], 1, *self.noise_const.shape, generator=rng, device=x.device)
 
 
 class ToRGB(nn.Module):
@@ -243,14 +179,14 @@ class SynthesisBlock(nn.Module):
     def __init__(self, cfg: StyleGAN2Config, resolution: int) -> None:
         super().__init__()
         self.resolution, self.architecture, self.is_first = resolution, cfg.architecture, resolution == 4
-        out_ch = cfg.channels(resolution)
+        out_ch, size = cfg.channels(resolution), (resolution, cfg.width(resolution))
         self.register_buffer("resample_filter", fir_kernel())
         if self.is_first:
-            self.const = nn.Parameter(torch.randn(out_ch, resolution, resolution))
+            self.const = nn.Parameter(torch.randn(out_ch, *size))
         else:
             in_ch = cfg.channels(resolution // 2)
-            self.conv0 = SynthesisLayer(in_ch, out_ch, cfg.w_dim, resolution, True, cfg.conv_clamp)
-        self.conv1 = SynthesisLayer(out_ch, out_ch, cfg.w_dim, resolution, False, cfg.conv_clamp)
+            self.conv0 = SynthesisLayer(in_ch, out_ch, cfg.w_dim, size, True, cfg.conv_clamp)
+        self.conv1 = SynthesisLayer(out_ch, out_ch, cfg.w_dim, size, False, cfg.conv_clamp)
         self.num_conv = 1 if self.is_first else 2
         self.has_rgb = resolution == cfg.resolution or cfg.architecture == "skip"
         if self.has_rgb:
@@ -262,17 +198,21 @@ class SynthesisBlock(nn.Module):
         """The block's modulated layers by name, in order."""
         return [("conv1", self.conv1)] if self.is_first else [("conv0", self.conv0), ("conv1", self.conv1)]
 
-    def run_layers(self, x: Tensor | None, ws: Tensor, noises: list[Tensor | None]) -> Tensor:
-        """Features of this block from those of the one before; ws [N, num_conv, w_dim], one noise a layer."""
+    def run_layers(self, x: Tensor | None, ws: Tensor, noises: list[Tensor | None], first_only: bool = False) -> Tensor:
+        """Features of this block from those of the one before; ws [N, num_conv, w_dim], one noise a layer.
+
+        `first_only` ends behind conv0, the layer that doubles the resolution.
+        """
         if self.is_first:
             start = self.const[None].expand(ws.shape[0], -1, -1, -1)
             return self.conv1(start, ws[:, 0], noises[0])
         assert x is not None
+        middle = self.conv0(x, ws[:, 0], noises[0])
+        if first_only:
+            return middle
         if self.architecture != "resnet":
-            return self.conv1(self.conv0(x, ws[:, 0], noises[0]), ws[:, 1], noises[1])
-        shortcut = self.skip(x)
-        x = self.conv0(x, ws[:, 0], noises[0])
-        return shortcut + self.conv1(x, ws[:, 1], noises[1], gain=math.sqrt(0.5))
+            return self.conv1(middle, ws[:, 1], noises[1])
+        return self.skip(x) + self.conv1(middle, ws[:, 1], noises[1], gain=math.sqrt(0.5))
 
     def add_rgb(self, x: Tensor, image: Tensor | None, w: Tensor) -> Tensor | None:
         """The running image of the skip architecture (or the last block's colour), [N, 3, r, r].
@@ -311,6 +251,7 @@ class StyleGAN2(nn.Module):
         super().__init__()
         self.config = cfg
         self.resolution, self.z_dim, self.w_dim, self.c_dim = cfg.resolution, cfg.z_dim, cfg.w_dim, cfg.c_dim
+        self.image_size = (cfg.resolution, cfg.width(cfg.resolution))
         self.block_resolutions = cfg.block_resolutions
         self.mapping = MappingNetwork(cfg)
         self.synthesis = SynthesisNetwork(cfg)
@@ -326,11 +267,7 @@ class StyleGAN2(nn.Module):
     ) -> Tensor:
         """z [N, z_dim] -> ws [N, num_ws, w_dim], pulled towards w_avg in the first `truncation_cutoff` layers."""
         ws = self.mapping(z, c)[:, None].repeat(1, self.num_ws, 1)
-        if truncation_psi == 1.0:
-            return ws
-        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        pulled = self.w_avg + truncation_psi * (ws[:, :cutoff] - self.w_avg)
-        return torch.cat([pulled, ws[:, cutoff:]], dim=1)
+        return truncated(ws, self.w_avg, truncation_psi, truncation_cutoff)
 
     def synthesize(
         self,
@@ -349,31 +286,43 @@ class StyleGAN2(nn.Module):
 
     def running_image(self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const") -> Tensor:
         """The skip architecture's image [N, 3, r, r] after block r, before the finer blocks add to it."""
-        self._check_block(resolution)
+        self._layer(resolution)
         image, _ = self._run(ws, resolution, noise_mode, None, None, None)
         if image is None:
             raise ModelError(f"A generator of the {self.config.architecture} architecture has no image before its end.")
         return image
 
+    @property
+    def feature_layers(self) -> tuple[FeatureLayer, ...]:
+        """b4.conv1, b8.conv0, b8.conv1 ...; conv1 gives what the next block takes."""
+        found = []
+        for index, r in enumerate(self.block_resolutions):
+            for name, layer in self.synthesis.block(r).layers():
+                num_ws = 2 * index + (name == "conv1")
+                found.append(FeatureLayer(f"b{r}.{name}", layer.weight.shape[0], r, self.config.width(r), num_ws))
+        return tuple(found)
+
     def features(
-        self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+        self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
     ) -> Tensor:
-        """Activations [N, C, r, r] after block r; blocks above r and all colour layers are skipped."""
-        self._check_block(resolution)
-        x = None
+        """Activations [N, C, h, w] after block or layer `at`; later blocks and all colour layers are skipped."""
+        layer, x = self._layer(at), None
         for r in self.block_resolutions:
-            x = self._block_features(x, ws, r, noise_mode, noise, None)
-            if r == resolution:
+            inside = r == layer.height
+            x = self._block_features(x, ws, r, noise_mode, noise, None, inside and layer.name.endswith("conv0"))
+            if inside:
                 break
         assert x is not None
         return x
 
     def synthesize_with_features(
-        self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+        self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images [N, 3, R, R] and the activations [N, C, r, r] after block r, in one pass."""
-        self._check_block(resolution)
-        image, kept = self._run(ws, self.resolution, noise_mode, noise, None, resolution)
+        """Images [N, 3, H, W] and the activations [N, C, h, w] after block or layer `at`."""
+        layer = self._layer(at)
+        if layer.name.endswith("conv0"):
+            return self.synthesize(ws, noise_mode, noise), self.features(ws, at, noise_mode, noise)
+        image, kept = self._run(ws, self.resolution, noise_mode, noise, None, layer.height)
         assert image is not None
         assert kept is not None
         return image, kept
@@ -385,14 +334,19 @@ class StyleGAN2(nn.Module):
         named = {f"b{b.resolution}.{name}": layer for b in blocks for name, layer in b.layers()}
         return {name: layer.noise_const for name, layer in named.items() if float(layer.noise_strength.detach()) != 0}
 
-    def ws_used_by(self, resolution: int) -> int:
-        """Leading W+ layers that influence `features(ws, resolution)`."""
-        self._check_block(resolution)
-        return 2 * self.block_resolutions.index(resolution) + 1
+    def ws_used_by(self, at: int | str) -> int:
+        """Leading W+ layers that influence `features(ws, at)`."""
+        return self._layer(at).num_ws
 
-    def _check_block(self, resolution: int) -> None:
-        if resolution not in self.block_resolutions:
-            raise ModelError(f"This generator has no {resolution} px block: choose one of {self.block_resolutions}.")
+    def _layer(self, at: int | str) -> FeatureLayer:
+        name = at if isinstance(at, str) else f"b{at}.conv1"
+        for layer in self.feature_layers:
+            if layer.name == name:
+                return layer
+        if isinstance(at, str):
+            known = ", ".join(layer.name for layer in self.feature_layers)
+            raise ModelError(f"This generator has no layer {at[:40]}: choose one of {known}.")
+        raise ModelError(f"This generator has no {at} px block: choose one of {self.block_resolutions}.")
 
     def _block_features(
         self,
@@ -402,12 +356,13 @@ class StyleGAN2(nn.Module):
         mode: NoiseMode,
         noise: NoiseMaps | None,
         rng: torch.Generator | None,
+        first_only: bool = False,
     ) -> Tensor:
         block = self.synthesis.block(resolution)
         first = max(2 * self.block_resolutions.index(resolution) - 1, 0)
         given = noise or {}
         noises = [layer.pick_noise(ws, mode, given.get(f"b{resolution}.{name}"), rng) for name, layer in block.layers()]
-        return block.run_layers(x, ws[:, first : first + block.num_conv], noises)
+        return block.run_layers(x, ws[:, first : first + block.num_conv], noises, first_only)
 
     def _run(
         self,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from data.errors import ModelError, UsageError
-from inversion.generators.checkpoint import write_atomically
+from data.files import write_atomically
 from inversion.training.step import GanState
 
 INDEX_NAME = "state.json"
