@@ -115,8 +115,13 @@ def aligned_crop(pixels: np.ndarray) -> Crop:
 
 def tell(figures: Mapping[str, float], json_path: Path | None, order: Sequence[str] = ()) -> None:
     """Print figures, those of `order` first, and write them as JSON."""
-    ordered = {key: round(figures[key], 4) for key in (*order, *(k for k in figures if k not in order))}
+    ordered = {key: _rounded(figures[key]) for key in (*order, *(k for k in figures if k not in order))}
     for key, value in ordered.items():
-        print(f"{key:32s} {value:10.4f}")
+        print(f"{key:32s} {value:10.4f}" if value == round(value, 4) else f"{key:32s} {value:10.2e}")
     if json_path is not None:
         json_path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
+def _rounded(value: float) -> float:
+    """To four decimals, or to three digits where that would leave none."""
+    return round(value, 4) if abs(value) >= 0.001 else float(f"{value:.3g}")

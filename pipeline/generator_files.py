@@ -27,6 +27,7 @@ FORMATS = {
     "state_dict": "state dict under NVIDIA's names",
     "safetensors": "safetensors of photodrag",
 }
+EMBEDDED_LICENCE = "CC0 1.0; see its model card for the faces it was trained on"
 CONVERT_KEYS = ("base", "dtype", "face", "form", "licence")
 DTYPES = {"kept": None, "float32": torch.float32, "float16": torch.float16}
 USE = (
@@ -66,8 +67,9 @@ def _generator_rows(path: Path) -> list[tuple[str, str]]:
 
 
 def _licence(path: Path, checkpoint: Checkpoint) -> str:
-    """The licence in the header, or that of the zoo's entry whose cached file this is; empty when neither is known."""
+    """The licence in the header, or that of the zoo's entry whose cached file this is; empty when none is known."""
     known = {entry_path(entry).resolve(): entry.licence for entry in zoo()}
+    known[embedded_generator().resolve()] = EMBEDDED_LICENCE
     return str(checkpoint.extra.get("licence") or known.get(path.resolve(), ""))
 
 
