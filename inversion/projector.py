@@ -44,7 +44,7 @@ class ProjectorSettings:
     def __post_init__(self) -> None:
         if self.space not in ("w_plus", "w"):
             raise UsageError(f"invert.space={self.space} is unknown: use w_plus or w.")
-        for name, least in (("steps", 1), ("start_samples", 1), ("w_stats_samples", 2)):
+        for name, least in (("steps", 1), ("start_samples", 0), ("w_stats_samples", 2)):
             if getattr(self, name) < least:
                 raise UsageError(f"invert.{name}={getattr(self, name)} is out of range: give at least {least}.")
 
@@ -127,7 +127,12 @@ def check_target(generator: Generator, target: Tensor) -> None:
 def nearest_sample(
     generator: Generator, loss_of: ReconstructionLoss, samples: int, stats: LatentStats, rng: torch.Generator
 ) -> Tensor:
-    """The start [1, 1, D]: the nearest mapped sample, a mean of the nearest few, or w_avg, whichever is closest."""
+    """The start [1, 1, D]: the nearest mapped sample, a mean of the nearest few, or w_avg, whichever is closest.
+
+    No samples means w_avg, the published start.
+    """
+    if not samples:
+        return stats.w_avg[None, None].clone()
     device = stats.w_avg.device
     z = torch.randn(samples, generator.z_dim, generator=rng).to(device)
     found = generator.map(z, random_labels(generator, samples, rng))[:, 0]

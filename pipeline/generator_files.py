@@ -67,10 +67,15 @@ def _generator_rows(path: Path) -> list[tuple[str, str]]:
 
 
 def _licence(path: Path, checkpoint: Checkpoint) -> str:
-    """The licence in the header, or that of the zoo's entry whose cached file this is; empty when none is known."""
+    """The licence in the header, or of the zoo's entry or the embedded generator that this is; empty when unknown."""
+    if checkpoint.extra.get("licence"):
+        return str(checkpoint.extra["licence"])
     known = {entry_path(entry).resolve(): entry.licence for entry in zoo()}
-    known[embedded_generator().resolve()] = EMBEDDED_LICENCE
-    return str(checkpoint.extra.get("licence") or known.get(path.resolve(), ""))
+    embedded = embedded_generator()
+    same_size = path.stat().st_size == embedded.stat().st_size
+    if same_size and file_sha256(path) == file_sha256(embedded):
+        return EMBEDDED_LICENCE
+    return known.get(path.resolve(), "")
 
 
 def _delta_rows(path: Path, delta: WeightDelta) -> list[tuple[str, str]]:

@@ -92,6 +92,14 @@ def test_given_statistics_are_used(generator: StyleGAN2, face: FacePerceptual) -
     assert found.metrics["p_norm"] == pytest.approx(float(pn_penalty(found.w, stats)))
 
 
+def test_no_samples_mean_the_published_start(generator: StyleGAN2, face: FacePerceptual) -> None:
+    target = sample(generator, 13)
+    settings = ProjectorSettings(steps=1, lr=1e-9, start_samples=0, w_stats_samples=200, weights=PIXELS)
+    found = project(generator, target, face, settings, seeded())
+    mean = latent_stats(generator, 200, seeded()).w_avg
+    assert torch.allclose(found.w, mean.expand_as(found.w), atol=1e-6)
+
+
 def test_noise_that_shows_nowhere_is_not_optimised(face: FacePerceptual) -> None:
     silent = tiny_generator(64, channels=8, w_dim=16)
     for name, parameter in silent.named_parameters():
