@@ -107,7 +107,7 @@ def class_of(name: str) -> str:
 
 
 def attributes_of(class_name: str, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Plain attributes that a part of a network has beside its tensors; the gains are numpy scalars, as published."""
+    """Plain attributes that a part of a network has beside its tensors; gains and sizes are numpy's, as published."""
     weight = tensors.get("weight")
     if not isinstance(weight, Tensor):
         return {}
@@ -116,7 +116,9 @@ def attributes_of(class_name: str, tensors: dict[str, Any]) -> dict[str, Any]:
         return {"activation": "linear", "weight_gain": gain, "bias_gain": 1.0}
     if class_name in ("SynthesisLayer", "Conv2dLayer"):
         none = {} if "bias" in tensors else {"bias": None}
-        return none | {"activation": "lrelu", "padding": weight.shape[-1] // 2, "act_gain": np.sqrt(2.0), "up": 1}
+        sizes = {"in_size": np.broadcast_to(np.asarray(36), [2]), "in_cutoff": np.float64(2.0), "critical": np.True_}
+        plain = {"activation": "lrelu", "padding": weight.shape[-1] // 2, "act_gain": np.sqrt(2.0), "up": 1}
+        return none | sizes | plain
     return {}
 
 
