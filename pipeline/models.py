@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from data.errors import ModelError, UsageError
+from data.files import file_sha256
 from data.landmarks import DESCRIPTOR_MODEL, model_path
-from inversion.generators.checkpoint import load_generator, read_stats
+from inversion.generators.checkpoint import open_checkpoint
 from inversion.generators.letterbox import squared
 from inversion.generators.protocol import Generator, LatentStats
 from inversion.identity import FaceNetwork, load_face_network
@@ -70,11 +71,10 @@ def generator_path(config: GeneratorConfig) -> Path:
 def read_generator(config: GeneratorConfig, device: torch.device) -> LoadedGenerator:
     """The configured generator on the device, frozen; ModelError when its file is missing or damaged."""
     path = generator_path(config)
-    module, sha256 = load_generator(path)
-    stats = read_stats(path)
-    return LoadedGenerator(
-        squared(module.to(device)), None if stats is None else stats.to(device), sha256, path.absolute()
-    )
+    with open_checkpoint(path) as checkpoint:
+        module, stats = checkpoint.build().to(device), checkpoint.stats
+    stats = None if stats is None else stats.to(device)
+    return LoadedGenerator(squared(module), stats, file_sha256(path), path.absolute())
 
 
 def choose_perceptual(config: PerceptualConfig) -> PerceptualChoice:

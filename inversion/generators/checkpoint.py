@@ -6,6 +6,7 @@ state dicts, and safetensors with the architecture as JSON in the header, which 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from data.errors import ModelError
 from data.files import file_sha256, fill_atomically
-from inversion.generators.families import Family, config_fields, family_named, family_of
+from inversion.generators.families import Family, family_named, family_of
 from inversion.generators.formats.lazy import LazyState
 from inversion.generators.formats.reading import HEADER_KEY, STATS_PREFIX, Contents, read_contents
 from inversion.generators.formats.source import RefusedError
@@ -219,7 +220,7 @@ def write_safetensors(
     stats: LatentStats | None = None,
 ) -> None:
     """Write tensors with a config as a generator file of ours, atomically; the tensors keep their types."""
-    header = {family_of(config).name: config_fields(config), "extra": dict(extra or {})}
+    header = {family_of(config).name: dataclasses.asdict(config), "extra": dict(extra or {})}
     tensors = {name: value.contiguous() for name, value in state.items()}
     if stats is not None:
         kept = {name: getattr(stats, name) for name in ("w_avg", "w_std", "pn_mean", "pn_whiten")}

@@ -6,7 +6,6 @@ object is a `Family`; nothing in a checkpoint can add one.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -66,8 +65,3 @@ def family_of(config: object) -> Family:
         if type(config) is family.config:
             return family
     raise ModelError(f"No generator family has the config {type(config).__name__}.")
-
-
-def config_fields(config: Any) -> dict[str, Any]:
-    """A config as JSON values."""
-    return dataclasses.asdict(config)

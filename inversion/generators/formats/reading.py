@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ STATS_PREFIX = "stats."
 MAX_FILE_BYTES = 64 << 30
 GENERATOR_KEYS = ("g_ema", "G_ema", "generator", "G", "state_dict", "model", "g")
 PREFIXES = ("G_ema.", "g_ema.", "generator.", "G.", "decoder.", "module.")
+CONV = re.compile(r"(synthesis\.b\d+\.conv[01])\.weight")
 NVIDIA_CLAMP = 256.0
 NOISE_SEED = 0
 FOREIGN = {
@@ -143,7 +145,7 @@ def _published(
 
 def _fill_in(state: dict[str, LazyTensor], config: Any, notes: list[str]) -> None:
     """Add constants that some layouts leave out: FIR filters, and noise maps, which are then drawn."""
-    rosinality.add_filters(state, fir_kernel(), config.architecture == "resnet")
+    _add_filters(state, config.architecture == "resnet")
     rng = torch.Generator().manual_seed(NOISE_SEED)
     drawn = 0
     for r in config.block_resolutions:
@@ -154,6 +156,14 @@ def _fill_in(state: dict[str, LazyTensor], config: Any, notes: list[str]) -> Non
                 drawn += 1
     if drawn:
         notes.append(f"The file has no noise for {drawn} layers; seeded noise takes its place.")
+
+
+def _add_filters(state: dict[str, LazyTensor], resnet: bool) -> None:
+    layers = {match[1] for name in state if (match := CONV.fullmatch(name))}
+    blocks = {layer.rpartition(".")[0] for layer in layers}
+    skips = {f"{block}.skip" for block in blocks if resnet and not block.endswith(".b4")}
+    for place in sorted(layers | blocks | skips):
+        state.setdefault(f"{place}.resample_filter", given(fir_kernel()))
 
 
 def _state_dict(value: Any) -> tuple[dict[str, TensorRef], dict[str, Any]]:

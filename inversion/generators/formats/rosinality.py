@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inversion.generators.formats.lazy import LazyTensor, given, lazy
+from inversion.generators.formats.lazy import LazyTensor, lazy
 from inversion.generators.formats.source import RefusedError, TensorRef
 
 STYLE = re.compile(r"style\.(\d{1,2})\.(weight|bias)")
@@ -86,15 +86,6 @@ def _layer_entry(layer: str, part: str, ref: TensorRef) -> tuple[str, LazyTensor
     if part == "conv.modulation.weight":
         return name, lazy(ref)
     return name, lazy(ref, () if part == "noise.weight" else (ref.numel,))
-
-
-def add_filters(state: dict[str, LazyTensor], kernel: Tensor, resnet: bool) -> None:
-    """Add the FIR filters that a file left out: every layer and block of the published layout has one."""
-    layers = {match[1] for name in state if (match := re.fullmatch(r"(synthesis\.b\d+\.conv[01])\.weight", name))}
-    blocks = {layer.rpartition(".")[0] for layer in layers}
-    skips = {f"{block}.skip" for block in blocks if resnet and not block.endswith(".b4")}
-    for place in sorted(layers | blocks | skips):
-        state.setdefault(f"{place}.resample_filter", given(kernel.clone()))
 
 
 def rosinality_state(state: Mapping[str, Tensor], resolutions: list[int]) -> dict[str, Tensor]:

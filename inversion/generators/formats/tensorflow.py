@@ -64,8 +64,8 @@ def _mapping_entry(name: str, ref: TensorRef) -> tuple[str, LazyTensor] | None:
         place = f"mapping.embed.{name.split('/')[1]}"
     elif name == "LabelConcat/weight":
         raise RefusedError("is a conditional TensorFlow StyleGAN2 of the first kind, whose labels are mixed otherwise")
-    elif name.split("/")[0].isidentifier() and not ref.shape:
-        return None
+    elif not ref.shape:
+        return None  # a counter of the training
     else:
         raise RefusedError(f"has the TensorFlow variable {name[:60]}, which no StyleGAN2 mapping network has")
     return place, _transposed(ref) if place.endswith("weight") else lazy(ref)
