@@ -13,7 +13,7 @@ from torch import Tensor
 from data.errors import ModelError, UsageError
 from inversion.generators.protocol import Generator
 from inversion.latents import random_labels
-from inversion.losses import ReconstructionLoss, ReconstructionWeights, psnr_db
+from inversion.losses import Counting, ReconstructionLoss, ReconstructionWeights, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.perceptual import Perceptual
 from inversion.projector import Inversion, check_target
@@ -83,7 +83,7 @@ def tune(
     variables = {name: p.requires_grad_(True) for name, p in tuned.named_parameters() if name.startswith(SYNTHESIS)}
     if not variables:
         raise ModelError("This generator has no synthesis weights that could be tuned.")
-    loss_of = ReconstructionLoss(target, perceptual, settings.weights, weight_mask)
+    loss_of = ReconstructionLoss(target, perceptual, settings.weights, Counting(weight_mask))
     loop = OptimisationLoop(variables, settings.lr, loss_of.num_views, rng)
     if resume is not None:
         loop.restore(resume)

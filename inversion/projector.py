@@ -11,7 +11,7 @@ from torch import Tensor
 from data.errors import UsageError
 from inversion.generators.protocol import Generator, LatentStats
 from inversion.latents import delta_penalty, latent_stats, pn_penalty, random_labels
-from inversion.losses import ReconstructionLoss, ReconstructionWeights, noise_regularizer, psnr_db
+from inversion.losses import Counting, ReconstructionLoss, ReconstructionWeights, noise_regularizer, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.perceptual import Perceptual
 from inversion.schedule import latent_noise_std, learning_rate
@@ -83,7 +83,7 @@ def project(
     """
     check_target(generator, target)
     stats = stats or latent_stats(generator, settings.w_stats_samples, rng)
-    loss_of = ReconstructionLoss(target, perceptual, settings.weights, weight_mask)
+    loss_of = ReconstructionLoss(target, perceptual, settings.weights, Counting(weight_mask))
     if resume is None:
         w = nearest_sample(generator, loss_of, settings.start_samples, stats, rng)
     else:
