@@ -41,11 +41,11 @@ def random_labels(generator: Generator, count: int, rng: torch.Generator) -> Ten
 
 
 def pn_penalty(ws: Tensor, stats: LatentStats) -> Tensor:
-    """Mean square in the whitened P_N space (Zhu et al. 2020), 1 for a typical latent: ws [N, L, D] -> scalar."""
-    return ((F.leaky_relu(ws, UNDO_SLOPE) - stats.pn_mean) @ stats.pn_whiten).square().mean()
+    """Mean square in the whitened P_N space (Zhu et al. 2020), 1 for a typical latent: ws [N, L, D] -> [N]."""
+    return ((F.leaky_relu(ws, UNDO_SLOPE) - stats.pn_mean) @ stats.pn_whiten).square().mean(dim=(1, 2))
 
 
 def delta_penalty(ws: Tensor, stats: LatentStats) -> Tensor:
-    """Spread of the W+ layers around their mean over w_std^2 (Tov et al. 2021, delta loss). ws [N, L, D] -> scalar."""
-    spread = (ws - ws.mean(dim=1, keepdim=True)).square().sum(dim=2).mean()
+    """Spread of the W+ layers around their mean over w_std^2 (Tov et al. 2021, delta loss). ws [N, L, D] -> [N]."""
+    spread = (ws - ws.mean(dim=1, keepdim=True)).square().sum(dim=2).mean(dim=1)
     return spread / max(stats.w_std, 1e-8) ** 2

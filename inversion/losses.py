@@ -163,13 +163,14 @@ def low_frequency_mse(difference: Tensor) -> Tensor:
 
 
 def noise_regularizer(maps: Iterable[Tensor]) -> Tensor:
-    """Autocorrelation of the noise maps [r, r] at every scale down to 8 px (Karras et al. 2020, app. D)."""
+    """Autocorrelation of the noise maps [N, 1, r, r] at every scale down to 8 px (Karras et al. 2020, app. D): [N]."""
     total = torch.zeros(())
     for noise in maps:
-        x = noise[None, None]
+        x = noise
         total = total.to(x.device)
         while True:
-            total = total + (x * x.roll(1, dims=3)).mean().square() + (x * x.roll(1, dims=2)).mean().square()
+            for axis in (3, 2):
+                total = total + (x * x.roll(1, dims=axis)).mean(dim=(1, 2, 3)).square()
             if x.shape[-1] <= 8:
                 break
             x = F.avg_pool2d(x, 2)

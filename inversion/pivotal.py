@@ -1,9 +1,9 @@
-"""Pivotal tuning: synthesis weights moved until the pivot renders the photograph (Roich et al. 2021)."""
+"""Pivotal tuning: synthesis weights moved until the pivots render the photographs (Roich et al. 2021)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,13 +12,17 @@ from torch import Tensor
 
 from data.errors import ModelError, UsageError
 from inversion.generators.protocol import Generator
+from inversion.generators.weights import Factors, expand, rates_of, shapes_of, start_factors, stored, with_weights
+from inversion.identity import FaceNetwork
 from inversion.latents import random_labels
 from inversion.losses import Counting, ReconstructionLoss, ReconstructionWeights, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.perceptual import Perceptual
 from inversion.projector import Inversion, check_target
+from inversion.rendering import Renderer, compared_px
+from inversion.schedule import learning_rate
+from inversion.speed import Speed, fast_math
 
-SYNTHESIS = "synthesis."
 GeneratorT = TypeVar("GeneratorT", bound=Generator)
 
 
@@ -26,31 +30,42 @@ GeneratorT = TypeVar("GeneratorT", bound=Generator)
 class TuneSettings:
     """Knobs of the tuning.
 
-    `locality_alpha` is the distance from the pivot over all L * D values; a locality weight of 0 turns the regulariser
-    off, `locality_every` spreads its cost over the steps.
+    `rank` is that of each weight's change, 0 changes weights as a whole; `lr` is the step size of a whole weight,
+    `lr_rampup`, `lr_rampdown` the fractions of the steps in which it rises and falls. `locality_alpha` is the distance
+    from the pivot over all L * D values; a locality weight of 0 turns the regulariser off, `locality_every` spreads its
+    cost over the steps. `compare_px` is as in the projector.
     """
 
-    steps: int = 200
+    steps: int = 150
+    rank: int = 16
     lr: float = 1e-3
+    lr_rampup: float = 0.1
+    lr_rampdown: float = 0.25
     stop: StopRule = field(default_factory=StopRule)
     weights: ReconstructionWeights = field(default_factory=lambda: ReconstructionWeights(pixel=20.0))
     locality_weight: float = 0.0
     locality_alpha: float = 30.0
     locality_every: int = 4
+    compare_px: int = 0
+    speed: Speed = "auto"
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise UsageError(f"tune.steps={self.steps} is out of range: give at least 0.")
-        if self.locality_every < 1:
-            raise UsageError(f"tune.locality_every={self.locality_every} is out of range: give at least 1.")
+        least = {"steps": 0, "rank": 0, "locality_every": 1, "compare_px": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UsageError(f"tune.{name}={getattr(self, name)} is out of range: give at least {bound}.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tuned:
     """An inversion, what must be added to the base generator's synthesis weights (`delta`, by state-dict name), and the
-    picture [1, 3, R, R] that pivot and tuned weights give. `base_sha256` names the generator file the delta fits."""
+    picture [1, 3, R, R] that pivot and tuned weights give.
+
+    `factors` are the delta as it is stored (`generators.weights`); `base_sha256` names the generator file it fits.
+    """
 
     inversion: Inversion
+    factors: Factors
     delta: dict[str, Tensor]
     base_sha256: str
     image: Tensor
@@ -67,50 +82,105 @@ def tune(
     perceptual: Perceptual,
     settings: TuneSettings,
     rng: torch.Generator,
-    weight_mask: Tensor | None = None,
+    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     base_sha256: str = "",
+    identity: FaceNetwork | None = None,
+    detail_px: float = float("inf"),
 ) -> Tuned:
-    """Tune a copy of the generator until the pivot renders target [1, 3, R, R]; the generator itself is not changed.
+    """Tune the generator's weights until the pivot renders target [1, 3, R, R]; see `tune_together`."""
+    (found,) = tune_together(
+        generator,
+        target,
+        [inversion],
+        perceptual,
+        settings,
+        rng,
+        counting,
+        resume,
+        on_step,
+        base_sha256,
+        identity,
+        detail_px,
+    )
+    return found
 
-    The pivot's latent and noise stay fixed; the best weights seen are returned, as a delta. `rng`, `weight_mask`,
-    `resume` and the stop reasons are as in `projector.project`.
+
+def tune_together(
+    generator: Generator,
+    targets: Tensor,
+    inversions: Sequence[Inversion],
+    perceptual: Perceptual,
+    settings: TuneSettings,
+    rng: torch.Generator,
+    counting: Counting | None = None,
+    resume: Checkpoint | None = None,
+    on_step: OnStep | None = None,
+    base_sha256: str = "",
+    identity: FaceNetwork | None = None,
+    detail_px: float = float("inf"),
+) -> list[Tuned]:
+    """One change of the weights with which every pivot renders its target, targets [N, 3, R, R]; a Tuned for each.
+
+    Pivots and noise stay fixed, and so does the generator; the best change seen is returned. `rng`, `resume`,
+    `identity`, `detail_px` and the stop reasons are as in `projector.project_batch`.
     """
-    check_target(generator, target)
-    tuned = copy.deepcopy(generator)
-    tuned.requires_grad_(False)
-    variables = {name: p.requires_grad_(True) for name, p in tuned.named_parameters() if name.startswith(SYNTHESIS)}
-    if not variables:
-        raise ModelError("This generator has no synthesis weights that could be tuned.")
-    loss_of = ReconstructionLoss(target, perceptual, settings.weights, Counting(weight_mask))
-    loop = OptimisationLoop(variables, settings.lr, loss_of.num_views, rng)
+    check_target(generator, targets)
+    counting = counting or Counting()
+    pivots = torch.cat([inversion.w for inversion in inversions])
+    noise = {
+        name: torch.stack([inversion.noise[name] for inversion in inversions])[:, None] for name in inversions[0].noise
+    }
+    renderer = Renderer(generator.resolution, compared_px(generator, settings.compare_px, detail_px))
+    loss_of = ReconstructionLoss(targets, perceptual, settings.weights, counting, identity, renderer.at)
+    factors = start_factors(generator, settings.rank, rng)
+    for value in factors.values():
+        value.requires_grad_(True)
+    base, shapes = generator.state_dict(), shapes_of(generator)
+    loop = OptimisationLoop(factors, settings.lr, loss_of.num_views, rng, rates=rates_of(factors), kept=renderer.kept)
     if resume is not None:
         loop.restore(resume)
+    else:
+        renderer.begin(generator, pivots, noise)
 
     def evaluate(step: int) -> Evaluation:
-        image = tuned.synthesize(inversion.w, "const", inversion.noise)
-        reconstruction = loss_of(image, step).sum()
+        weights = base | {name: base[name] + change for name, change in expand(factors, shapes).items()}
+        with fast_math(pivots.device, settings.speed):
+            drawn = with_weights(generator, weights, lambda tuned: renderer.draw(tuned, pivots, noise, step))
+            reconstruction = loss_of(drawn, step).mean()[None]
         loss = reconstruction
         if settings.locality_weight and step % settings.locality_every == 0:
-            extra = locality_loss(tuned, generator, inversion.w, perceptual, settings, rng, step)
+            pivot = pivots[step % len(pivots)][None]
+            extra = locality_loss(generator, weights, pivot, perceptual, settings, rng, step)
             loss = loss + settings.locality_weight * settings.locality_every * extra
-        return Evaluation(loss, float(reconstruction.detach()))
+        return Evaluation(loss, reconstruction)
 
-    reason = loop.run(settings.steps, evaluate, settings.stop, on_step=on_step)
+    reason = loop.run(
+        settings.steps,
+        evaluate,
+        settings.stop,
+        lr_at=lambda t: learning_rate(t, settings.lr, settings.lr_rampup, settings.lr_rampdown),
+        on_step=on_step,
+    )
     if reason == "diverged" and not loop.best.tensors:
         raise DivergedError("The tuning's loss is not a number from the start: lower tune.lr or check the generator.")
-    base_state = generator.state_dict()
-    delta = {name: value - base_state[name] for name, value in loop.result().items()}
-    with torch.no_grad():
-        image = apply_delta(generator, delta).synthesize(inversion.w, "const", inversion.noise)
-    metrics = {"psnr_db": psnr_db(image, target, weight_mask), "reconstruction_loss": loop.best.score}
-    return Tuned(inversion, delta, base_sha256, image, loop.history, reason, loop.step, metrics)
+    kept = stored(loop.result())
+    delta = expand(kept, shapes)
+    tuned = apply_delta(generator, delta)
+    found = []
+    for index, inversion in enumerate(inversions):
+        with torch.no_grad():
+            image = tuned.synthesize(inversion.w, "const", inversion.noise)
+        psnr = psnr_db(image, targets[index : index + 1], counting.of(index).mask)
+        metrics = {"psnr_db": psnr, "reconstruction_loss": loop.best.score[0]}
+        found.append(Tuned(inversion, kept, delta, base_sha256, image, loop.history_of(0), reason, loop.step, metrics))
+    return found
 
 
 def locality_loss(
-    tuned: Generator,
-    base: Generator,
+    generator: Generator,
+    weights: Mapping[str, Tensor],
     pivot: Tensor,
     perceptual: Perceptual,
     settings: TuneSettings,
@@ -121,13 +191,13 @@ def locality_loss(
 
     The probe is w_r = w_p + alpha * (w_z - w_p) / ||w_z - w_p|| for a mapped random z; pivot [1, L, D] -> scalar.
     """
-    z = torch.randn(1, base.z_dim, generator=rng).to(pivot.device)
+    z = torch.randn(1, generator.z_dim, generator=rng).to(pivot.device)
     with torch.no_grad():
-        direction = base.map(z, random_labels(base, 1, rng)) - pivot
+        direction = generator.map(z, random_labels(generator, 1, rng)) - pivot
         probe = pivot + settings.locality_alpha * direction / direction.norm().clamp(min=1e-8)
-        wanted = base.synthesize(probe)
+        wanted = generator.synthesize(probe)
         prepared = perceptual.prepare(wanted)
-    found = tuned.synthesize(probe)
+    found = with_weights(generator, weights, lambda tuned: tuned.synthesize(probe))
     return (found - wanted).square().mean() + perceptual.distance(prepared, found, step).mean()
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -16,6 +16,7 @@ from data.photo import Photo
 from editing.points import Drag, check_pairs
 from inversion.identity import FaceNetwork
 from inversion.pivotal import apply_delta
+from inversion.speed import Speed, runs_fast
 from pipeline import stages
 from pipeline.artifacts import OutputError
 from pipeline.engine import Engine, MissingStageError, Stored
@@ -194,7 +195,8 @@ class Chain:
         assert choice is not None, "a stage that inverts or tunes runs with a perceptual distance"
         network = self._face_network()
         perceptual = read_perceptual(choice, network, self.setup.device)
-        return stages.Tools(perceptual, network, self.engine.console, self.config.seed, self.setup.device)
+        config = self.config
+        return stages.Tools(perceptual, network, self.engine.console, config.seed, self.setup.device, config.speed)
 
     def _face_network(self) -> FaceNetwork | None:
         """The network of the face distance; without its file that measure is left out."""
@@ -203,6 +205,11 @@ class Chain:
         except ModelError as error:
             self.engine.console.warn(f"the face distance is not measured: {error}")
             return None
+
+    @property
+    def _fast(self) -> bool:
+        """Whether pictures are drawn in bfloat16, which is part of what decides a result."""
+        return runs_fast(self.setup.device, cast(Speed, self.config.speed))
 
     def _perceptual_name(self, weight: float) -> str | None:
         return self.setup.perceptual.name if weight and self.setup.perceptual else None
@@ -215,6 +222,7 @@ class Chain:
             "generator": generator.sha256,
             "perceptual": self._perceptual_name(config.weights.perceptual),
             "seed": self.config.seed,
+            "fast": self._fast,
             "config": _plain_config(config),
         }
         title = self._title("invert", face)
@@ -233,11 +241,12 @@ class Chain:
             "invert": inverted.key,
             "perceptual": self._perceptual_name(config.weights.perceptual),
             "seed": self.config.seed,
+            "fast": self._fast,
             "config": _plain_config(config),
         }
         title = self._title("tune", face)
         face.fitted = self.engine.obtain(
-            tune_spec(inverted.value.inversion),
+            tune_spec(inverted.value.inversion, generator.module),
             inputs,
             lambda attempt: stages.tune_around(
                 generator.module, generator.sha256, face.crop, inverted.value, self.tools, config, attempt, title

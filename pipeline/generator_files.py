@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 
 from data.errors import ModelError, UsageError
 from data.files import file_sha256
+from inversion.encoder import fit_linear_start
 from inversion.generators.checkpoint import Checkpoint, open_checkpoint, write_safetensors
 from inversion.generators.exports import WeightDelta, read_delta, tuned_state, write_delta, write_rosinality
+from inversion.generators.protocol import LatentStats
+from inversion.latents import latent_stats
 from pipeline.artifacts import StageStore, read_json, read_tensors
 from pipeline.errors import EXIT_DONE
 from pipeline.manifest import read_manifest, store_of
 from pipeline.models import embedded_generator
-from pipeline.outputs import FACTS, TENSORS
+from pipeline.outputs import FACTS, TENSORS, stored_factors
 from pipeline.zoo import cached_path, entry_path, zoo
 
 FORMATS = {
@@ -28,10 +32,12 @@ FORMATS = {
     "safetensors": "safetensors of photodrag",
 }
 EMBEDDED_LICENCE = "CC0 1.0; see its model card for the faces it was trained on"
-CONVERT_KEYS = ("base", "dtype", "face", "form", "licence")
+CONVERT_KEYS = ("base", "dtype", "face", "form", "licence", "start")
+STATS_SAMPLES = 10_000
 DTYPES = {"kept": None, "float32": torch.float32, "float16": torch.float16}
 USE = (
-    "photodrag models convert SOURCE TARGET.safetensors|TARGET.pt [dtype=kept|float32|float16] [licence=TEXT]; "
+    "photodrag models convert SOURCE TARGET.safetensors|TARGET.pt [dtype=kept|float32|float16] [licence=TEXT] "
+    "[start=SAMPLES]; "
     "SOURCE is a generator file, or a run folder [face=1] [form=whole|delta], or a delta [base=FILE]"
 )
 
@@ -56,7 +62,7 @@ def _generator_rows(path: Path) -> list[tuple[str, str]]:
             ("format", f"{checkpoint.format}: {FORMATS[checkpoint.format]}"),
             ("architecture", architecture_text(checkpoint)),
             ("parameters", f"{checkpoint.parameters:,} numbers, {checkpoint.parameters * 4 / 1e6:.0f} MB as float32"),
-            ("latent space", "statistics in the file" if checkpoint.stats else "sampled when a run needs it"),
+            ("latent space", _latent_text(checkpoint.stats)),
             ("licence", _licence(path, checkpoint) or "not in the file: ask where it came from"),
         ]
         if checkpoint.source_sha256:
@@ -64,6 +70,12 @@ def _generator_rows(path: Path) -> list[tuple[str, str]]:
         origin = checkpoint.extra.get("source_sha256")
         rows += [("made from", f"{checkpoint.extra.get('source_name')}, sha256 {origin}")] if origin else []
         return rows + [("note", note) for note in checkpoint.notes]
+
+
+def _latent_text(stats: LatentStats | None) -> str:
+    if stats is None:
+        return "sampled when a run needs it"
+    return "statistics in the file" + ("" if stats.start is None else ", and a linear start for inversions")
 
 
 def _licence(path: Path, checkpoint: Checkpoint) -> str:
@@ -79,12 +91,12 @@ def _licence(path: Path, checkpoint: Checkpoint) -> str:
 
 
 def _delta_rows(path: Path, delta: WeightDelta) -> list[tuple[str, str]]:
-    count = sum(value.numel() for value in delta.delta.values())
+    count = sum(value.numel() for value in delta.factors.values())
     return [
         ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
         ("format", "weight delta of photodrag"),
         ("base", f"sha256 {delta.base_sha256}"),
-        ("changes", f"{count:,} numbers in {len(delta.delta)} tensors, {len(delta.noise)} noise maps"),
+        ("changes", f"{count:,} numbers in {len(delta.factors)} tensors, {len(delta.noise)} noise maps"),
         ("use", f"photodrag models convert {path} WHOLE.safetensors base=FILE"),
     ]
 
@@ -148,8 +160,18 @@ def _convert_file(path: Path, target: Path, options: Mapping[str, str]) -> str:
         state = checkpoint.tensors()
         if "mapping.w_avg" not in state:
             state["mapping.w_avg"] = checkpoint.build().w_avg
-        _write(target, checkpoint, state, extra, options)
+        stats = _with_start(checkpoint, target, options["start"]) if "start" in options else checkpoint.stats
+        _write(target, checkpoint, state, extra, options, stats)
         return architecture_text(checkpoint)
+
+
+def _with_start(checkpoint: Checkpoint, target: Path, samples: str) -> LatentStats:
+    """The latent statistics with a linear start fitted on that many generated pictures."""
+    if not samples.isdecimal() or not 100 <= int(samples) <= 1_000_000 or target.suffix != ".safetensors":
+        raise UsageError(f"start is {samples}: allowed is a number from 100 to 1000000, for a .safetensors file")
+    generator, rng = checkpoint.build(), torch.Generator().manual_seed(0)
+    stats = checkpoint.stats or latent_stats(generator, STATS_SAMPLES, rng)
+    return replace(stats, start=fit_linear_start(generator, int(samples), rng))
 
 
 def _write(
@@ -158,6 +180,7 @@ def _write(
     state: Mapping[str, torch.Tensor],
     extra: Mapping[str, Any],
     options: Mapping[str, str],
+    stats: LatentStats | None,
 ) -> None:
     dtype = DTYPES[options.get("dtype", "kept")]
     if dtype is not None:
@@ -167,7 +190,7 @@ def _write(
     if target.suffix == ".pt":
         write_rosinality(target, checkpoint.config, state)
     else:
-        write_safetensors(target, checkpoint.config, state, extra, checkpoint.stats)
+        write_safetensors(target, checkpoint.config, state, extra, stats)
 
 
 def _convert_run(run: Path, target: Path, options: Mapping[str, str]) -> str:
@@ -177,7 +200,7 @@ def _convert_run(run: Path, target: Path, options: Mapping[str, str]) -> str:
         if target.suffix != ".safetensors":
             raise UsageError(f"{target} is to hold a delta: allowed is a name that ends in .safetensors")
         write_delta(target, delta)
-        return f"{len(delta.delta)} tensors that belong to the generator {delta.base_sha256[:16]}"
+        return f"{len(delta.factors)} tensors that belong to the generator {delta.base_sha256[:16]}"
     base = Path(options.get("base", manifest["generator"]["path"]))
     return _join(base, delta, target, options)
 
@@ -194,8 +217,7 @@ def _run_delta(run: Path, manifest: Mapping[str, Any], face: str) -> WeightDelta
     tune, invert = (store.folder(stage, keys[stage]) for stage in ("tune", "invert"))
     tensors, facts = read_tensors(tune / TENSORS), read_json(tune / FACTS)
     noise = {n.removeprefix("noise/"): v for n, v in read_tensors(invert / TENSORS).items() if n.startswith("noise/")}
-    weights = {n.removeprefix("delta/"): v for n, v in tensors.items() if n.startswith("delta/")}
-    return WeightDelta(facts["base_sha256"], weights, noise, {"run": run.name, "face": face})
+    return WeightDelta(facts["base_sha256"], stored_factors(tensors), noise, {"run": run.name, "face": face})
 
 
 def _convert_delta(delta: WeightDelta, target: Path, options: Mapping[str, str]) -> str:
@@ -214,7 +236,7 @@ def _join(base: Path, delta: WeightDelta, target: Path, options: Mapping[str, st
             )
         state = tuned_state(dict(checkpoint.build().state_dict()), delta)
         extra = {**checkpoint.extra, **delta.extra, "source_sha256": found, "source_name": base.name, "tuned": True}
-        _write(target, checkpoint, state, extra, options)
+        _write(target, checkpoint, state, extra, options, checkpoint.stats)
         return f"{architecture_text(checkpoint)}, tuned"
 
 

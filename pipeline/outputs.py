@@ -16,6 +16,8 @@ from torch import Tensor
 from data.alignment import Alignment, Crop
 from data.photo import Photo, PhotoFormat, encode_photo, suffix_for
 from editing.drag import Edited
+from inversion.generators.protocol import Generator
+from inversion.generators.weights import expand, named_factors, shapes_of
 from inversion.pivotal import Tuned
 from inversion.projector import Inversion
 from pipeline.artifacts import StageWriter, read_json, read_tensors
@@ -31,6 +33,7 @@ RECONSTRUCTION = "reconstruction.png"
 EDITED = "edited.png"
 MASK = "mask.png"
 SAMPLE_PICTURE = "sample.png"
+FACTOR, WHOLE_DELTA = "factor/", "delta/"  # a tuning is stored as factors; runs before 0.4 hold whole deltas
 DRAG_MASK = "drag_mask.png"
 
 
@@ -225,17 +228,24 @@ def _course_facts(stored: Inverted | Fitted | Dragged) -> dict[str, Any]:
 
 def _save_fitted(writer: StageWriter, fitted: Fitted) -> None:
     tuned = fitted.tuned
-    delta = {f"delta/{name}": value for name, value in tuned.delta.items()}
-    writer.tensors(TENSORS, {"image": tuned.image, "target": fitted.target, **delta})
+    factors = {f"{FACTOR}{name}": value for name, value in tuned.factors.items()}
+    writer.tensors(TENSORS, {"image": tuned.image, "target": fitted.target, **factors})
     _save_reconstruction(writer, fitted.target, tuned.image)
     writer.json(FACTS, {**_course(tuned), "base_sha256": tuned.base_sha256, "measured": fitted.measured})
 
 
-def _load_fitted(inversion: Inversion, folder: Path) -> Fitted:
+def stored_factors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The change of the weights in a tuning's tensors, as factors."""
+    return _below(tensors, FACTOR) or named_factors(_below(tensors, WHOLE_DELTA))
+
+
+def _load_fitted(inversion: Inversion, shapes: Mapping[str, torch.Size], folder: Path) -> Fitted:
     tensors, facts = read_tensors(folder / TENSORS), read_json(folder / FACTS)
+    factors = stored_factors(tensors)
     tuned = Tuned(
         inversion=inversion,
-        delta=_below(tensors, "delta/"),
+        factors=factors,
+        delta=expand(factors, shapes),
         base_sha256=facts["base_sha256"],
         image=tensors["image"],
         history=facts["history"],
@@ -324,12 +334,13 @@ def _blend_facts(facts: BlendFacts) -> dict[str, Any]:
 
 
 ALIGN = StageSpec("align", 1, _save_aligned, _load_aligned, _align_facts)
-INVERT = StageSpec("invert", 1, _save_inverted, _load_inverted, _course_facts)
+INVERT = StageSpec("invert", 2, _save_inverted, _load_inverted, _course_facts)
 SAMPLE = StageSpec("sample", 1, _save_sampled, _load_sampled, _no_facts)
 EDIT = StageSpec("edit", 3, _save_dragged, _load_dragged, _course_facts)
 BLEND = StageSpec("blend", 1, _save_blended, _load_blend, _blend_facts)
 
 
-def tune_spec(inversion: Inversion) -> StageSpec[Fitted, Fitted]:
-    """How the tuning around `inversion` is stored: only what it adds to the inversion."""
-    return StageSpec("tune", 1, _save_fitted, partial(_load_fitted, inversion), _course_facts)
+def tune_spec(inversion: Inversion, generator: Generator) -> StageSpec[Fitted, Fitted]:
+    """How the tuning around `inversion` is stored: only what it adds to the inversion and the generator."""
+    load = partial(_load_fitted, inversion, shapes_of(generator))
+    return StageSpec("tune", 2, _save_fitted, load, _course_facts)

@@ -98,7 +98,7 @@ class InvertWeights:
     pixel: float = knob(10.0, 0)
     color: float = knob(1.0, 0)
     noise: float = knob(1e5, 0)
-    p_norm: float = knob(0.005, 0)
+    p_norm: float = knob(0.02, 0)
     delta: float = knob(0.0, 0)
 
     def __post_init__(self) -> None:
@@ -112,17 +112,19 @@ class InvertConfig:
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
-    steps: int = knob(250, 1, 10000)
+    steps: int = knob(60, 1, 10000)
     lr: float = knob(0.05, above=0, high=1)
     lr_rampup: float = knob(0.05, 0, 1)
     lr_rampdown: float = knob(0.25, 0, 1)
     latent_noise: float = knob(0.0, 0, 1)
     latent_noise_until: float = knob(0.75, 0, 1)
+    start: str = knob("auto", choices=("auto", "mean", "samples"))
     start_samples: int = knob(100, 0, 100000)
     w_stats_samples: int = knob(10000, 2, 1000000)
     optimize_noise: bool = True
     target_loss: float = knob(0.0, 0)
     patience: int = knob(0, 0, 10000)
+    compare_px: int = knob(0, 0, 4096)
     checkpoint_every: int = knob(50, 1, 10000)
     weights: InvertWeights = field(default_factory=InvertWeights)
 
@@ -149,9 +151,13 @@ class TuneConfig:
     """Pivotal tuning: the generator's weights are fitted around the inverted latent; 0 steps leave them alone."""
 
     KEY: ClassVar[str] = "tune"
-    steps: int = knob(200, 0, 10000)
+    steps: int = knob(150, 0, 10000)
+    rank: int = knob(16, 0, 512)
     lr: float = knob(1e-3, above=0, high=1)
+    lr_rampup: float = knob(0.1, 0, 1)
+    lr_rampdown: float = knob(0.25, 0, 1)
     target_loss: float = knob(0.0, 0)
+    compare_px: int = knob(0, 0, 4096)
     checkpoint_every: int = knob(50, 1, 10000)
     locality_weight: float = knob(0.0, 0)
     locality_alpha: float = knob(30.0, above=0)
@@ -259,6 +265,7 @@ class RunConfig:
     out: str = knob("photodrag_runs", path=True)
     seed: int = knob(0, 0, 2**32 - 1)
     device: str = knob("auto", choices=("auto", "cpu", "cuda"))
+    speed: str = knob("auto", choices=("auto", "exact", "fast"))
     threads: int = knob(0, 0, 1024)
     progress: bool = True
     resume: bool = True

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,11 +33,12 @@ from editing.presets import preset_drag, preset_landmarks
 from inversion.generators.letterbox import canvas_of
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
-from inversion.losses import ReconstructionWeights, psnr_db
+from inversion.losses import Counting, ReconstructionWeights, psnr_db
 from inversion.optimisation import StopRule
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
+from inversion.speed import Speed
 from pipeline.engine import Attempt
 from pipeline.locating import LandmarkLocator
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
@@ -68,6 +69,7 @@ class Tools:
     console: Console
     seed: int
     device: torch.device
+    speed: str
 
 
 def align(photo: Photo, config: AlignConfig, resolution: int) -> Aligned:
@@ -94,17 +96,26 @@ def invert(
 ) -> Inverted:
     """The crop in latent space, with its likeness over the pixels that lie inside the photo."""
     target, inside = _target(crop, generator.module, tools.device)
-    settings = projector_settings(config)
+    settings = projector_settings(config, tools.speed)
     rng = torch.Generator().manual_seed(tools.seed)
     resume = _on_device(attempt.resume, tools.device)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
         inversion = project(
-            generator.module, target, tools.perceptual, settings, rng, inside, resume, on_step, generator.stats
+            generator.module,
+            target,
+            tools.perceptual,
+            settings,
+            rng,
+            Counting(inside),
+            resume,
+            on_step,
+            generator.stats,
+            detail_px=detail_px(crop),
         )
     return Inverted(inversion, target, likeness("invert", inversion.image, target, inside, tools.face_network))
 
 
-def projector_settings(config: InvertConfig) -> ProjectorSettings:
+def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSettings:
     """The config's inversion in the projector's own terms."""
     weights = config.weights
     return ProjectorSettings(
@@ -115,6 +126,7 @@ def projector_settings(config: InvertConfig) -> ProjectorSettings:
         lr_rampdown=config.lr_rampdown,
         latent_noise=config.latent_noise,
         latent_noise_until=config.latent_noise_until,
+        start=cast(Literal["auto", "mean", "samples"], config.start),
         start_samples=config.start_samples,
         w_stats_samples=config.w_stats_samples,
         optimize_noise=config.optimize_noise,
@@ -123,20 +135,27 @@ def projector_settings(config: InvertConfig) -> ProjectorSettings:
         noise_weight=weights.noise,
         p_norm_weight=weights.p_norm,
         delta_weight=weights.delta,
+        compare_px=config.compare_px,
+        speed=cast(Speed, speed),
     )
 
 
-def tune_settings(config: TuneConfig) -> TuneSettings:
+def tune_settings(config: TuneConfig, speed: str = "auto") -> TuneSettings:
     """The config's tuning in the tuner's own terms."""
     weights = config.weights
     return TuneSettings(
         steps=config.steps,
+        rank=config.rank,
         lr=config.lr,
+        lr_rampup=config.lr_rampup,
+        lr_rampdown=config.lr_rampdown,
         stop=StopRule(config.target_loss),
         weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
         locality_weight=config.locality_weight,
         locality_alpha=config.locality_alpha,
         locality_every=config.locality_every,
+        compare_px=config.compare_px,
+        speed=cast(Speed, speed),
     )
 
 
@@ -159,14 +178,20 @@ def tune_around(
             target,
             inversion_on(inverted.inversion, tools.device),
             tools.perceptual,
-            tune_settings(config),
+            tune_settings(config, tools.speed),
             rng,
-            inside,
+            Counting(inside),
             _on_device(attempt.resume, tools.device),
             on_step,
             base_sha256,
+            detail_px=detail_px(crop),
         )
     return Fitted(tuned, target, likeness("tuned", tuned.image, target, inside, tools.face_network))
+
+
+def detail_px(crop: Crop) -> float:
+    """Side of the crop in photo pixels: finer detail than that the photo does not have."""
+    return crop.alignment.size * crop.alignment.photo_px_per_crop_px
 
 
 def _target(crop: Crop, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:

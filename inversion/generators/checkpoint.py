@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from inversion.generators.families import Family, family_named, family_of
 from inversion.generators.formats.lazy import LazyState
 from inversion.generators.formats.reading import HEADER_KEY, STATS_PREFIX, Contents, read_contents
 from inversion.generators.formats.source import RefusedError
-from inversion.generators.protocol import Generator, LatentStats
+from inversion.generators.protocol import Generator, LatentStats, LinearStart
 
 AVERAGE_NAME = "mapping.w_avg"
 AVERAGE_SAMPLES = 10_000
 AVERAGE_SEED = 0
+STATS_NAMES = ("w_avg", "w_std", "pn_mean", "pn_whiten")
+START_WEIGHT, START_BIAS = "start.weight", "start.bias"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -190,10 +193,14 @@ def _stats(found: LazyState) -> LatentStats | None:
         return None
     width = found["w_avg"].shape[0] if "w_avg" in found and len(found["w_avg"].shape) == 1 else 0
     shapes = {"w_avg": (width,), "w_std": (), "pn_mean": (width,), "pn_whiten": (width, width)}
+    inputs = found[START_WEIGHT].shape[0] if START_WEIGHT in found and found[START_WEIGHT].shape else 0
+    if inputs and inputs == 3 * math.isqrt(inputs // 3) ** 2:
+        shapes |= {START_WEIGHT: (inputs, width), START_BIAS: (width,)}
     if {name: tensor.shape for name, tensor in found.items()} != shapes:
         raise RefusedError("has damaged latent statistics: write the generator file again")
     values = {name: tensor.read().float() for name, tensor in found.items()}
-    return LatentStats(values["w_avg"], float(values["w_std"]), values["pn_mean"], values["pn_whiten"])
+    start = LinearStart(values[START_WEIGHT], values[START_BIAS]) if START_WEIGHT in values else None
+    return LatentStats(values["w_avg"], float(values["w_std"]), values["pn_mean"], values["pn_whiten"], start)
 
 
 def save_generator(
@@ -223,9 +230,9 @@ def write_safetensors(
     header = {family_of(config).name: dataclasses.asdict(config), "extra": dict(extra or {})}
     tensors = {name: value.contiguous() for name, value in state.items()}
     if stats is not None:
-        kept = {name: getattr(stats, name) for name in ("w_avg", "w_std", "pn_mean", "pn_whiten")}
-        tensors |= {
-            STATS_PREFIX + name: torch.as_tensor(value).float().cpu().contiguous() for name, value in kept.items()
-        }
+        kept = {name: torch.as_tensor(getattr(stats, name)).float() for name in STATS_NAMES}
+        if stats.start is not None:
+            kept |= {START_WEIGHT: stats.start.weight.half(), START_BIAS: stats.start.bias.float()}
+        tensors |= {STATS_PREFIX + name: value.cpu().contiguous() for name, value in kept.items()}
     metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
     fill_atomically(path, lambda name: save_file(tensors, name, metadata=metadata))

@@ -20,6 +20,7 @@ from inversion.generators.formats.rosinality import rosinality_state
 from inversion.generators.formats.safetensors_file import read_safetensors
 from inversion.generators.formats.source import FileSource, RefusedError
 from inversion.generators.stylegan2 import StyleGAN2Config
+from inversion.generators.weights import Factors, expand, named_factors
 
 DELTA_PREFIX = "delta."
 NOISE_PREFIX = "noise."
@@ -28,10 +29,10 @@ ROSINALITY_LR_MULTIPLIER = 0.01
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WeightDelta:
-    """What tuning added to a generator's weights, by state-dict name, and the noise maps of the inversion, by layer."""
+    """What tuning added to a generator's weights, as factors, and the noise maps of the inversion, by layer."""
 
     base_sha256: str
-    delta: dict[str, Tensor]
+    factors: Factors
     noise: dict[str, Tensor]
     extra: dict[str, Any]
 
@@ -70,7 +71,7 @@ def rosinality_lacks(config: Any) -> str:
 def write_delta(path: Path, delta: WeightDelta) -> None:
     """Write a weight delta atomically; it is of use only with its base."""
     header = {"base_sha256": delta.base_sha256, "extra": delta.extra}
-    tensors = {DELTA_PREFIX + name: value.detach().cpu().contiguous() for name, value in delta.delta.items()}
+    tensors = {DELTA_PREFIX + name: value.detach().cpu().contiguous() for name, value in delta.factors.items()}
     tensors |= {NOISE_PREFIX + name: value.detach().cpu().contiguous() for name, value in delta.noise.items()}
     fill_atomically(path, lambda name: save_file(tensors, name, metadata={DELTA_KEY: json.dumps(header)}))
 
@@ -95,15 +96,17 @@ def read_delta(path: Path) -> WeightDelta | None:
             prefix: {name[len(prefix) :]: value.read() for name, value in state.items() if name.startswith(prefix)}
             for prefix in (DELTA_PREFIX, NOISE_PREFIX)
         }
-    return WeightDelta(base, parts[DELTA_PREFIX], parts[NOISE_PREFIX], extra)
+    return WeightDelta(base, named_factors(parts[DELTA_PREFIX]), parts[NOISE_PREFIX], extra)
 
 
 def tuned_state(base: Mapping[str, Tensor], delta: WeightDelta) -> dict[str, Tensor]:
     """The state dict of base and delta together, float32; ModelError when they do not fit."""
     state = {name: value.float() for name, value in base.items()}
-    changes = delta.delta | {f"synthesis.{name}.noise_const": value for name, value in delta.noise.items()}
-    for name, change in changes.items():
-        if name not in state or state[name].shape != change.shape:
+    for name, change in expand(delta.factors, {name: value.shape for name, value in state.items()}).items():
+        state[name] = state[name] + change
+    for layer, noise in delta.noise.items():
+        name = f"synthesis.{layer}.noise_const"
+        if name not in state or state[name].shape != noise.shape:
             raise ModelError(f"The weight delta does not fit this generator: {name[:80]} has no place in it.")
-        state[name] = change.float() if name.endswith(".noise_const") else state[name] + change.float()
+        state[name] = noise.float()
     return state

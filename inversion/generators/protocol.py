@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -15,18 +16,38 @@ NoiseMaps = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class LinearStart:
+    """A linear map from a picture's area means to w: `weight` [3 * side * side, D], `bias` [D] (inversion.encoder)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @property
+    def side_px(self) -> int:
+        """Side of the area means that it takes."""
+        return math.isqrt(self.weight.shape[0] // 3)
+
+    def to(self, device: torch.device) -> LinearStart:
+        """The same map on a device."""
+        return LinearStart(self.weight.to(device), self.bias.to(device))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class LatentStats:
     """Moments of mapped samples: `w_avg` [D]; `w_std` one float, sqrt(mean ||w - w_avg||^2); P_N mean [D] and
-    whitening matrix [D, D] (columns: principal directions over their standard deviations)."""
+    whitening matrix [D, D] (columns: principal directions over their standard deviations). `start` finds a photo's
+    neighbourhood without drawing, where it was fitted."""
 
     w_avg: Tensor
     w_std: float
     pn_mean: Tensor
     pn_whiten: Tensor
+    start: LinearStart | None = None
 
     def to(self, device: torch.device) -> LatentStats:
         """The same statistics on a device."""
-        return LatentStats(self.w_avg.to(device), self.w_std, self.pn_mean.to(device), self.pn_whiten.to(device))
+        start = None if self.start is None else self.start.to(device)
+        return LatentStats(self.w_avg.to(device), self.w_std, self.pn_mean.to(device), self.pn_whiten.to(device), start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +62,15 @@ class FeatureLayer:
     height: int
     width: int
     num_ws: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A square of `side` pixels in a full-resolution picture."""
+
+    top: int
+    left: int
+    side: int
 
 
 @runtime_checkable
@@ -118,4 +148,19 @@ class Generator(Protocol):
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """Switch gradients of all weights."""
+        ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A generator that can draw a coarse picture and a window of the full one without drawing the rest."""
+
+    def running_image_and_window(
+        self, ws: Tensor, at: int, window: Window, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The picture [N, 3, at, at] before the finer blocks add to it, and a window [N, 3, t, t] of the full one."""
+        ...
+
+    def draws_windows(self) -> bool:
+        """Whether this generator's architecture has such a coarse picture."""
         ...

@@ -29,9 +29,10 @@ from inversion.generators.layers import (
     truncated,
     upsample_fir,
 )
-from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode
+from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode, Window
 
 MAX_RESOLUTION = 4096
+WINDOW_HALO_PX = 8  # of the block where a window's own blocks begin: each reaches three of its pixels at most
 Architecture = Literal["skip", "resnet", "orig"]
 
 
@@ -292,6 +293,44 @@ class StyleGAN2(nn.Module):
             raise ModelError(f"A generator of the {self.config.architecture} architecture has no image before its end.")
         return image
 
+    def draws_windows(self) -> bool:
+        """Whether there is a running image: in the skip architecture, for square pictures."""
+        return self.config.architecture == "skip" and self.config.start_width == 4
+
+    def running_image_and_window(
+        self, ws: Tensor, at: int, window: Window, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The running image [N, 3, at, at], and a window [N, 3, t, t] of the full picture: equal to cutting it out.
+
+        Blocks above `at` act locally, so only the window's surroundings are computed. Raises ModelError for a window
+        that does not lie on whole pixels of block `at`, and for architectures without a running image.
+        """
+        self._layer(at)
+        scale = self.resolution // at
+        top, left, side = window.top // scale, window.left // scale, window.side // scale
+        if (top * scale, left * scale, side * scale) != (window.top, window.left, window.side):
+            raise ModelError(f"A window must lie on whole pixels of block {at}; given: {window}.")
+        image, x = self._run(ws, at, noise_mode, noise, None, at)
+        if image is None or x is None or self.config.architecture != "skip":
+            raise ModelError(f"A generator of the {self.config.architecture} architecture has no running image.")
+        (y0, y1), (x0, x1) = (
+            (max(0, first - WINDOW_HALO_PX), min(bound, first + side + WINDOW_HALO_PX))
+            for first, bound in ((top, x.shape[2]), (left, x.shape[3]))
+        )
+        features, fine = x[:, :, y0:y1, x0:x1], image[:, :, y0:y1, x0:x1]
+        for index, r in enumerate(self.block_resolutions):
+            if r <= at:
+                continue
+            grown, block = r // at, self.synthesis.block(r)
+            area = (..., slice(y0 * grown, y1 * grown), slice(x0 * grown, x1 * grown))
+            noises = [None if n is None else n[area] for n in self._noises(ws, r, noise_mode, noise, None)]
+            features = block.run_layers(features, ws[:, 2 * index - 1 : 2 * index + 1], noises)
+            drawn = block.add_rgb(features, fine, ws[:, 2 * index + 1])
+            assert drawn is not None, "every block of the skip architecture adds colour"
+            fine = drawn
+        rows, columns = (top - y0) * scale, (left - x0) * scale
+        return image, fine[:, :, rows : rows + window.side, columns : columns + window.side]
+
     @property
     def feature_layers(self) -> tuple[FeatureLayer, ...]:
         """b4.conv1, b8.conv0, b8.conv1 ...; conv1 gives what the next block takes."""
@@ -360,9 +399,14 @@ class StyleGAN2(nn.Module):
     ) -> Tensor:
         block = self.synthesis.block(resolution)
         first = max(2 * self.block_resolutions.index(resolution) - 1, 0)
-        given = noise or {}
-        noises = [layer.pick_noise(ws, mode, given.get(f"b{resolution}.{name}"), rng) for name, layer in block.layers()]
+        noises = self._noises(ws, resolution, mode, noise, rng)
         return block.run_layers(x, ws[:, first : first + block.num_conv], noises, first_only)
+
+    def _noises(
+        self, ws: Tensor, resolution: int, mode: NoiseMode, noise: NoiseMaps | None, rng: torch.Generator | None
+    ) -> list[Tensor | None]:
+        layers, given = self.synthesis.block(resolution).layers(), noise or {}
+        return [layer.pick_noise(ws, mode, given.get(f"b{resolution}.{name}"), rng) for name, layer in layers]
 
     def _run(
         self,
