@@ -18,6 +18,7 @@ BORDER_SHARE = 0.04
 MS_SSIM_MIN_PX = 176
 """Least size for five scales of MS-SSIM, whose window of 11 px must fit into a sixteenth of the picture."""
 DATA_RANGE = 2.0
+"""SSIM compares mean lights, so its black must be 0: pictures in [-1, 1] are lifted to [0, 2] for it."""
 
 
 def border_ring(size_px: int) -> Tensor:
@@ -79,22 +80,23 @@ def _at_one_size(suffix: str, image: Tensor, target: Tensor, regions: Mapping[st
 def ssim_map(image: Tensor, target: Tensor) -> Tensor:
     """SSIM (Wang et al. 2004, eq. 13) at each pixel, a mean over the colours: [N, 1, R, R] in [-1, 1], 1 where equal.
 
-    Gaussian window of 11 px (sigma 1.5), K1 = 0.01, K2 = 0.03, the range 2 of pictures in [-1, 1].
+    image, target in [-1, 1]; Gaussian window of 11 px (sigma 1.5), K1 = 0.01, K2 = 0.03.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     _, full = structural_similarity_index_measure(
-        image.float(), target.float(), data_range=DATA_RANGE, reduction="none", return_full_image=True
+        image.float() + 1, target.float() + 1, data_range=DATA_RANGE, reduction="none", return_full_image=True
     )
     return full.mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()
 def ms_ssim(image: Tensor, target: Tensor) -> float:
-    """MS-SSIM (Wang et al. 2003, five scales with the paper's exponents) of pictures of at least MS_SSIM_MIN_PX."""
+    """MS-SSIM (Wang et al. 2003, five scales with the paper's exponents) of pictures in [-1, 1] of at least
+    MS_SSIM_MIN_PX."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    found = multiscale_structural_similarity_index_measure(image.float(), target.float(), data_range=DATA_RANGE)
+    found = multiscale_structural_similarity_index_measure(image.float() + 1, target.float() + 1, data_range=DATA_RANGE)
     assert isinstance(found, Tensor)
     return float(found)
 
