@@ -11,11 +11,12 @@ from torch import Tensor
 
 from data.alignment import Crop
 from data.errors import ModelError, NoFaceError, PhotodragError
-from data.landmarks import Face, face_descriptor, find_faces
+from data.landmarks import Face, face_descriptor
 from editing.points import Drag
 from editing.presets import face_frame, preset_progress
 from inversion.generators.protocol import Generator, NoiseMaps
 from pipeline import stages
+from pipeline.locating import faces_in_crop
 from pipeline.pictures import image_u8
 from pipeline.progress import Console
 from pipeline.schema import EditConfig
@@ -24,7 +25,6 @@ MOVED_ENOUGH = 0.6
 """Share of the asked move from which a drag by preset counts as a success."""
 LEAST_MOVE = 0.03
 """Inter-ocular distances: presets that ask for less here, as close_mouth of a closed mouth, are left out."""
-UPSAMPLE_MAX = 3
 NO_FRAMES = 10000
 
 
@@ -59,7 +59,7 @@ def try_presets(
     """
     picture = image_u8(image)
     try:
-        before = find_faces(picture, UPSAMPLE_MAX)[0]
+        before = faces_in_crop(picture)[0]
     except (NoFaceError, ModelError):
         return {}
     found = {}
@@ -71,10 +71,9 @@ def try_presets(
                 continue
             title = f"measure {preset}"
             dragged = stages.edit(generator, w, noise, image, crop, asked, config, console, title)
+            found[preset] = _outcome(preset, picture, before, image_u8(dragged.edited.image))
         except PhotodragError as error:
             console.warn(f"the editability by {preset} is not measured: {error}")
-            continue
-        found[preset] = _outcome(preset, picture, before, image_u8(dragged.edited.image))
     return found
 
 
@@ -86,7 +85,7 @@ def _largest_move(asked: Drag, crop: Crop, face: Face) -> float:
 
 def _outcome(preset: str, picture: np.ndarray, before: Face, edited: np.ndarray) -> PresetOutcome:
     try:
-        faces = find_faces(edited, UPSAMPLE_MAX)
+        faces = faces_in_crop(edited)
     except NoFaceError:
         return PresetOutcome(None, None)
     if len(faces) != 1:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from data.alignment import Crop
 from data.errors import ModelError, NoFaceError
-from data.landmarks import find_faces
 from data.regions import face_mask
 from inversion.generators.letterbox import canvas_of
 from inversion.generators.protocol import Generator
 from inversion.identity import FaceNetwork
 from inversion.metrics import landmark_error_percent, perceptual_distance, reconstruction_metrics, resampled
 from inversion.perceptual import FacePerceptual, Perceptual, backbone_path, load_lpips
+from pipeline.locating import faces_in_crop
 from pipeline.pictures import image_u8
 from pipeline.progress import Console
 from pipeline.zoo import cache_folder
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.schema import PerceptualConfig
 
 LPIPS_TRUNKS = ("alex", "vgg")
-UPSAMPLE_MAX = 3
 SHARED_WITH_LOSS = {
     "face": ("face_features", "face_distance"),
     "lpips_vgg": ("lpips_vgg",),
@@ -121,7 +120,7 @@ def likeness_figures(stage: str, image: Tensor, subject: Subject, instruments: I
 def _landmarks_in(image: Tensor, near: np.ndarray | None = None) -> np.ndarray | None:
     """Landmarks [68, 2] of the largest face in [1, 3, R, R], or of the one nearest to the landmarks `near`."""
     try:
-        faces = find_faces(image_u8(image), UPSAMPLE_MAX)
+        faces = faces_in_crop(image_u8(image))
     except (NoFaceError, ModelError):
         return None
     if near is None:

@@ -18,7 +18,7 @@ from editing.drag import Edited
 from editing.presets import face_frame
 from inversion.identity import load_face_network
 from inversion.perceptual import BACKBONE_FILES
-from pipeline import editability, stages
+from pipeline import editability, locating, stages
 from pipeline.editability import PresetOutcome, editability_figures, try_presets
 from pipeline.measuring import (
     Instruments,
@@ -183,3 +183,11 @@ def test_a_generated_face_can_be_dragged_and_stays_the_same_person() -> None:
     found = try_presets(generator, sampled.w, None, sampled.image, crop, ["smile"], Console(False))
     assert found["smile"].succeeded
     assert found["smile"].face_distance is not None and 0.05 < found["smile"].face_distance < 0.6
+
+
+@pytest.mark.parametrize(("side", "doublings"), [(64, 4), (128, 3), (512, 1), (1024, 0), (2048, 0)])
+def test_faces_are_sought_in_crops_up_to_one_size(side: int, doublings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(locating, "find_faces", lambda _picture, upsample_max: asked.append(upsample_max))
+    locating.faces_in_crop(np.zeros((side, side, 3), np.uint8))
+    assert asked == [doublings]
