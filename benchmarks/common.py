@@ -16,13 +16,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data.alignment import Crop, align_precropped
 from data.faces import list_faces, load_face
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting
+from inversion.metrics import perceptual_distance
 from inversion.perceptual import Perceptual
 from inversion.pivotal import tune
 from inversion.projector import project
@@ -96,16 +96,8 @@ def reconstruct(path: Path, generator_path: Path | None = None) -> dict[str, flo
     found = {"invert_seconds": between - started, "tune_seconds": ended - between}
     for stage, image in (("invert", inversion.image), ("tuned", tuned.image)):
         found |= likeness(stage, image, target, inside, tools.network)
-        found[f"feature_distance_{stage}"] = feature_distance(tools.perceptual, target, image)
+        found[f"feature_distance_{stage}"] = perceptual_distance(tools.perceptual, image, target)
     return found
-
-
-@torch.no_grad()
-def feature_distance(perceptual: Perceptual, target: Tensor, image: Tensor) -> float:
-    """The perceptual distance, a mean over one turn of its views."""
-    prepared = perceptual.prepare(target)
-    turns = [perceptual.distance(prepared, image, step) for step in range(perceptual.num_views)]
-    return float(torch.cat(turns).mean())
 
 
 def aligned_crop(pixels: np.ndarray) -> Crop:

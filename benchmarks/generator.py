@@ -32,13 +32,14 @@ from benchmarks.common import Tools, in_processes, load_tools, tell, validation_
 from data.errors import NoFaceError
 from data.faces import load_faces
 from data.landmarks import find_faces
-from editing.presets import face_frame, preset_progress
+from editing.presets import face_frame
 from inversion.generators.protocol import Generator
 from inversion.training.metrics import descriptors, frechet_distance
 from pipeline import stages
-from pipeline.pictures import image_u8, images_u8, sheet
+from pipeline.editability import MOVED_ENOUGH, try_presets
+from pipeline.pictures import images_u8, sheet
 from pipeline.progress import Console
-from pipeline.schema import SampleConfig, compose
+from pipeline.schema import SampleConfig
 
 KEYS = (
     "resolution",
@@ -59,7 +60,6 @@ KEYS = (
 )
 DRAWN_IMAGES, DRAWS = 100, 20
 PRESETS = ("smile", "open_mouth", "turn_left", "turn_right", "raise_brows")
-MOVED_ENOUGH = 0.6
 SEED = 1
 
 
@@ -154,19 +154,9 @@ def presets_moved(seed: int, generator_path: Path | None = None) -> dict[str, fl
     generator, console = load_tools(generator_path).generator.module, Console(False)
     sampled = stages.sample(generator, SampleConfig(seed=seed), torch.device("cpu"))
     crop = stages.sampled_crop(sampled)
-    moved = dict.fromkeys(PRESETS, float("-inf"))
-    for preset in PRESETS:
-        config = compose([f"edit={preset}", "edit.frame_every=10000"]).edit
-        try:
-            asked = stages.make_drag(config, crop, [])
-            before = find_faces(image_u8(sampled.image), upsample_max=3)
-            dragged = stages.edit(generator, sampled.w, None, sampled.image, crop, asked, config, console, preset)
-            after = find_faces(image_u8(dragged.edited.image), upsample_max=3)
-        except NoFaceError:
-            continue
-        if len(after) == 1:
-            moved[preset] = preset_progress(preset, before[0].landmarks, after[0].landmarks)
-    return moved
+    found = try_presets(generator, sampled.w, None, sampled.image, crop, PRESETS, console)
+    seen = {name: outcome.moved for name, outcome in found.items() if outcome.moved is not None}
+    return dict.fromkeys(PRESETS, float("-inf")) | seen
 
 
 def share_of(moved: Sequence[float]) -> float:

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import Tools, aligned_crop, feature_distance, load_tools, tell
+from benchmarks.common import Tools, aligned_crop, load_tools, tell
 from data.faces import list_faces, load_face
 from inversion.losses import psnr_db
+from inversion.metrics import perceptual_distance
 from inversion.optimisation import StepInfo
 from inversion.pivotal import tune
 from inversion.projector import project
@@ -67,7 +68,7 @@ class Course:
 
     def measure(self, image: Tensor) -> None:
         """Add a point of a picture; the clock stands."""
-        distance = feature_distance(self.tools.perceptual, self.target, image)
+        distance = perceptual_distance(self.tools.perceptual, image, self.target)
         self.points.append(Point(self.spent, psnr_db(image, self.target), distance))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +197,6 @@ def load_lpips(backbone: str, folder: Path | None = None) -> LpipsPerceptual:
         trunk = torch.load(path, map_location="cpu", weights_only=True)
         state = {name: trunk["features." + name.split(".", 1)[1]] for name in wanted}
         network.net.load_state_dict(state, strict=True)
-    except (KeyError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, KeyError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise ModelError(f"{path} is not the published trunk of LPIPS-{backbone} ({error}).") from error
     return LpipsPerceptual(network, backbone)

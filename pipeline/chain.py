@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from data.alignment import Crop
 from data.errors import ModelError, PhotodragError
 from data.photo import Photo
 from editing.points import Drag, check_pairs
+from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.pivotal import apply_delta
 from inversion.speed import Speed, runs_fast
 from pipeline import stages
 from pipeline.artifacts import OutputError
-from pipeline.engine import Engine, MissingStageError, Stored
+from pipeline.editability import editability_figures, try_presets
+from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
 from pipeline.manifest import Manifest
+from pipeline.measuring import likeness_figures, lpips_trunks, read_instruments, shared_with, subject_of
 from pipeline.models import LoadedGenerator, PerceptualChoice, read_face_network, read_perceptual
 from pipeline.outputs import (
     ALIGN,
     BLEND,
     EDIT,
     INVERT,
+    MEASURE,
     SAMPLE,
     Aligned,
     BlendFacts,
     Dragged,
     Fitted,
     Inverted,
+    Measured,
     Sampled,
     tune_spec,
 )
@@ -88,6 +96,7 @@ class FaceWork:
     pairs: list[int] = field(default_factory=list)
     inverted: Stored[Inverted] | None = None
     fitted: Stored[Fitted] | None = None
+    measured: Stored[Measured] | None = None
     dragged: Stored[Dragged] | None = None
     failure: str | None = None
 
@@ -181,6 +190,7 @@ class Chain:
             self._invert(face)
             if self._reaches("tune"):
                 self._tune(face)
+            self._measure(face)
         if self.last in ("edit", "blend"):
             self._edit(face)
 
@@ -255,6 +265,70 @@ class Chain:
             known_key=self.setup.known_key("tune", face.number),
         )
 
+    def _measure(self, face: FaceWork) -> None:
+        """Figures of what invert and tune made; of a run that only continues behind them, those that it has."""
+        config, setup = self.config.measure, self.setup
+        anew = MEASURE.name in computed_stages(self.config)
+        known = None if anew else setup.known_key(MEASURE.name, face.number)
+        if not (config.metrics or config.editability) if anew else known is None:
+            return
+        trunks = lpips_trunks(self.config.perceptual) if config.metrics else {}
+        losses = self._losses()
+        inputs = {
+            "invert": _needed(face.inverted).key,
+            "tune": None if face.fitted is None else face.fitted.key,
+            "lpips": {name: path.stat().st_size for name, path in trunks.items()},
+            "losses": losses,
+            "edit": EDIT.version if config.editability else None,
+            "config": _plain_config(config),
+        }
+
+        def compute(_: Attempt) -> Measured:
+            figures = self._likeness(face, trunks) if config.metrics else {}
+            return Measured(figures | self._editability(face), shared_with(losses))
+
+        with contextlib.suppress(MissingStageError):  # a run of another version has no figures to show
+            face.measured = self.engine.obtain(MEASURE, inputs, compute, face=face.number, known_key=known)
+
+    def _losses(self) -> list[str]:
+        """The perceptual distances that this run, or the one that it continues, optimises through."""
+        weights = (self.config.invert.weights.perceptual, self.config.tune.weights.perceptual)
+        names = {self._perceptual_name(weight) for weight in weights}
+        if self.setup.earlier is not None and self.setup.earlier["perceptual"]:
+            names.add(str(self.setup.earlier["perceptual"]["name"]))
+        return sorted(name for name in names if name is not None)
+
+    def _likeness(self, face: FaceWork, trunks: Mapping[str, Path]) -> dict[str, float | None]:
+        tools, inverted = self.tools, _needed(face.inverted).value
+        instruments = read_instruments(tools.face_network, trunks, tools.device, tools.console)
+        subject = subject_of(face.crop, inverted.target.to(tools.device), self.setup.generator.module)
+        pictures = {"invert": inverted.inversion.image}
+        if face.fitted is not None:
+            pictures["tuned"] = face.fitted.value.tuned.image
+        rows = [likeness_figures(stage, image, subject, instruments) for stage, image in pictures.items()]
+        return {name: value for row in rows for name, value in row.items()}
+
+    def _editability(self, face: FaceWork) -> dict[str, float | None]:
+        presets = self.config.measure.editability
+        if not presets:
+            return {}
+        outcomes = try_presets(*self._drawn(face), face.crop, presets, self.engine.console)
+        if not outcomes:
+            self.engine.console.warn("the editability is not measured: no face is found in the reconstruction")
+        return editability_figures("invert" if face.fitted is None else "tuned", outcomes)
+
+    def _drawn(self, face: FaceWork) -> tuple[Generator, Tensor, NoiseMaps | None, Tensor]:
+        """What draws the face as it is before a drag: generator, latent, noise, and the picture that they give."""
+        device, base = self.setup.device, self.setup.generator.module
+        if face.sampled is not None:
+            start = face.sampled.value
+            return base, start.w.to(device), None, start.image
+        inversion = stages.inversion_on(_needed(face.inverted).value.inversion, device)
+        if face.fitted is None:
+            return base, inversion.w, inversion.noise, inversion.image
+        tuned = face.fitted.value.tuned
+        return apply_delta(base, tuned.delta), inversion.w, inversion.noise, tuned.image
+
     def _edit(self, face: FaceWork) -> None:
         requested, known = "edit" in self.config.stages, self.setup.known_key("edit", face.number)
         if (requested and face.asked is None) or (not requested and known is None):
@@ -280,17 +354,8 @@ class Chain:
         }
 
     def _drag(self, face: FaceWork) -> Dragged:
-        device, config, base = self.setup.device, self.config.edit, self.setup.generator.module
         title, console, asked = self._title("edit", face), self.engine.console, _needed(face.asked)
-        if face.sampled is not None:
-            start = face.sampled.value
-            return stages.edit(base, start.w.to(device), None, start.image, face.crop, asked, config, console, title)
-        tuned = _needed(face.fitted).value.tuned
-        generator = apply_delta(base, tuned.delta)
-        inversion = stages.inversion_on(tuned.inversion, device)
-        return stages.edit(
-            generator, inversion.w, inversion.noise, tuned.image, face.crop, asked, config, console, title
-        )
+        return stages.edit(*self._drawn(face), face.crop, asked, self.config.edit, console, title)
 
     def _blend(self, faces: Sequence[FaceWork]) -> Stored[BlendFacts]:
         config = self.config.blend
@@ -305,6 +370,11 @@ class Chain:
         }
         changes = [(crop, dragged.value) for crop, dragged in edited]
         return self.engine.obtain(BLEND, inputs, lambda _: stages.blend(_needed(self.setup.photo), changes, config))
+
+
+def computed_stages(config: RunConfig) -> list[str]:
+    """The stages that a run may compute: those that it asks for, and `measure` behind invert and tune."""
+    return [*config.stages, *([MEASURE.name] if {"invert", "tune"} & set(config.stages) else [])]
 
 
 def _plain_config(config: Any, without: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:

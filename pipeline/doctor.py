@@ -96,7 +96,7 @@ def check_python() -> Iterator[Check]:
 
 def check_packages() -> Iterator[Check]:
     """The packages that a run imports; torch and OpenCV are imported, since either may be installed yet not load."""
-    heavy = ("torch", "opencv", "dlib", "torchvision", "lpips")
+    heavy = ("torch", "opencv", "dlib", "torchvision", "lpips", "torchmetrics")
     for name in (*heavy, "hydra", "numpy", "safetensors", "pillow", "tqdm", "platformdirs", "pyyaml"):
         yield check_package(name)
 

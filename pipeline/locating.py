@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from data.errors import NoFaceError
-from data.landmarks import find_faces, predict_landmarks
+from data.landmarks import Face, find_faces, predict_landmarks
 from editing.presets import face_frame
 
 LOOK_SIDE_PX = 256
@@ -16,6 +16,13 @@ LOOK_SIDE_PX = 256
 UPSAMPLE_MAX = 2
 AGREEMENT = 0.1
 """Inter-ocular distances by which landmarks in the first picture's box may differ from those in a box found anew."""
+SEARCH_SIDE_PX = 1024
+"""Crops are enlarged up to this to find a face in them; beyond it only what fills no crop would be found, slowly."""
+
+
+def faces_in_crop(picture: np.ndarray) -> list[Face]:
+    """The faces of a crop's picture [R, R, 3] uint8 RGB, largest first; NoFaceError when there is none."""
+    return find_faces(picture, max(1, SEARCH_SIDE_PX // picture.shape[0]).bit_length() - 1)
 
 
 class LandmarkLocator:

@@ -154,6 +154,7 @@ def versions() -> dict[str, str | None]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "dlib": _installed("dlib-bin") or _installed("dlib"),
+        "torchmetrics": _installed("torchmetrics"),
         "platform": platform.platform(),
     }
 

@@ -27,6 +27,7 @@ from pipeline.video import drag_frames, write_video
 
 FACTS = "facts.json"
 TENSORS = "tensors.safetensors"
+METRICS = "metrics.json"
 PAIR = "before_after.png"
 VIDEO = "edit.mp4"
 RECONSTRUCTION = "reconstruction.png"
@@ -60,6 +61,17 @@ class Fitted:
     tuned: Tuned
     target: Tensor
     measured: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Measured:
+    """Figures of a face's reconstructions by name, None where a figure could not be had though it was asked for.
+
+    shared_with_loss: the beginnings of the names of those whose network the loss used too.
+    """
+
+    measured: Mapping[str, float | None]
+    shared_with_loss: list[str]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -256,6 +268,19 @@ def _load_fitted(inversion: Inversion, shapes: Mapping[str, torch.Size], folder:
     return Fitted(tuned, tensors["target"], facts["measured"])
 
 
+def _save_measured(writer: StageWriter, measured: Measured) -> None:
+    writer.json(METRICS, _measured_facts(measured))
+
+
+def _load_measured(folder: Path) -> Measured:
+    stored = read_json(folder / METRICS)
+    return Measured(stored["measured"], stored["shared_with_loss"])
+
+
+def _measured_facts(measured: Measured) -> dict[str, Any]:
+    return {"measured": measured.measured, "shared_with_loss": measured.shared_with_loss}
+
+
 def _save_sampled(writer: StageWriter, sampled: Sampled) -> None:
     writer.tensors(TENSORS, {"w": sampled.w, "image": sampled.image})
     writer.bytes(SAMPLE_PICTURE, png_bytes(image_u8(sampled.image)))
@@ -335,6 +360,7 @@ def _blend_facts(facts: BlendFacts) -> dict[str, Any]:
 
 ALIGN = StageSpec("align", 1, _save_aligned, _load_aligned, _align_facts)
 INVERT = StageSpec("invert", 2, _save_inverted, _load_inverted, _course_facts)
+MEASURE = StageSpec("measure", 1, _save_measured, _load_measured, _measured_facts)
 SAMPLE = StageSpec("sample", 1, _save_sampled, _load_sampled, _no_facts)
 EDIT = StageSpec("edit", 3, _save_dragged, _load_dragged, _course_facts)
 BLEND = StageSpec("blend", 1, _save_blended, _load_blend, _blend_facts)

@@ -11,6 +11,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from pipeline.report_measures import MeasureTable, measure_tables
+
 STATUS_WORDS = {"done": "finished", "failed": "failed", "interrupted": "was interrupted", "running": "is running"}
 METRIC_NAMES = {
     "psnr_invert_db": "PSNR after invert [dB]",
@@ -113,6 +115,7 @@ def _tables(manifest: Mapping[str, Any]) -> list[str]:
     return [
         _table("Stages", STAGE_COLUMNS, stages, numbers=(2, 3, 4)),
         _table("Measures", ("Measure", *_face_titles(manifest)), _metric_rows(manifest), numbers=range(1, 99)),
+        *(_measure_table(table) for table in measure_tables(manifest)),
         _table("Files used", ("What", "Which"), _source_rows(manifest)),
         _table("Versions", ("Package", "Version"), [(name, value) for name, value in manifest["versions"].items()]),
     ]
@@ -158,6 +161,11 @@ def _source_rows(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if perceptual:
         rows.append(("Perceptual distance", f"{perceptual['name']} ({perceptual['reason']})"))
     return [*rows, ("Device", str(manifest["device"])), ("Seed", str(manifest["seeds"]["seed"]))]
+
+
+def _measure_table(table: MeasureTable) -> str:
+    numbers = range(table.texts, len(table.head))
+    return _table(table.title, table.head, table.rows, numbers) + f'<p class="quiet">{html.escape(table.note)}</p>'
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str | None]], numbers: Sequence[int] = ()) -> str:

@@ -16,17 +16,23 @@ import torch
 from data.errors import ModelError, UsageError
 from data.photo import Photo, encode_photo, read_mask, read_photo
 from pipeline.artifacts import OutputError, StageStore
-from pipeline.chain import Chain, Setup
+from pipeline.chain import Chain, Setup, computed_stages
 from pipeline.engine import Engine, MissingStageError, StageRecord
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
 from pipeline.models import LoadedGenerator, PerceptualChoice, choose_perceptual, pick_device, read_generator
+from pipeline.outputs import MEASURE
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
 from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable
 from pipeline.stages import FORMATS
 
 MAX_STEM_LETTERS = 60
+TOLD = (
+    *("psnr_face_256_tuned_db", "ssim_face_256_tuned", "landmarks_tuned_percent"),
+    *("editability_success_tuned", "editability_moved_tuned"),
+)
+"""Of the many figures of the measure stage, those that its line shows; the report has them all."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,7 +66,7 @@ def run(config: RunConfig, job: JobInfo | None = None) -> RunOutcome:
         store.remove_leftovers()
         manifest = Manifest(folder, store.root, _facts(setup, job))
         if earlier is not None:
-            manifest.inherit(earlier, config.stages)
+            manifest.inherit(earlier, computed_stages(config))
         with _recorded(manifest, setup):
             return _execute(setup, store, manifest, console)
 
@@ -72,7 +78,7 @@ def _execute(setup: Setup, store: StageStore, manifest: Manifest, console: Conso
         manifest.add_stage(record)
         console.say(_stage_line(record))
 
-    engine = Engine(store, console, config.stages, config.resume, on_record)
+    engine = Engine(store, console, computed_stages(config), config.resume, on_record)
     faces, blended = Chain(setup, engine, manifest).run()
     results = publish(manifest, faces, blended)
     failures = [face.failure for face in faces if face.failure is not None]
@@ -91,7 +97,8 @@ def _stage_line(record: StageRecord) -> str:
     if record.facts.get("stop_reason"):
         parts.append(f"{record.facts['stop_reason']} after {record.facts['steps']} steps")
     measured = record.facts.get("measured", {})
-    parts += [f"{measure} {value:.2f}" for measure, value in measured.items() if value is not None]
+    names = measured if record.stage != MEASURE.name else TOLD
+    parts += [f"{name} {measured[name]:.2f}" for name in names if measured.get(name) is not None]
     return f"{name}: {', '.join(parts)}"
 
 

@@ -255,6 +255,23 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureConfig:
+    """What is measured of a reconstruction, beyond its PSNR and face distance; it changes nothing that is computed."""
+
+    KEY: ClassVar[str] = "measure"
+    metrics: bool = True
+    editability: list[str] = knob([])
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.KEY)
+        for name in self.editability:
+            if name not in PRESETS:
+                raise UsageError(
+                    f"measure.editability holds {name}: allowed are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that decides what a run computes and where it writes; paths are as the user gave them."""
 
@@ -277,6 +294,7 @@ class RunConfig:
     blend: BlendConfig = field(default_factory=BlendConfig)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)

@@ -12,6 +12,7 @@ from pipeline.schema import (
     GeneratorConfig,
     InvertConfig,
     InvertWeights,
+    MeasureConfig,
     RunConfig,
     TuneConfig,
     TuneWeights,
@@ -24,7 +25,7 @@ POINTS = [[220.0, 130.0, 235.0, 130.0]]
 
 
 def short_config(generator_file: Path, out_folder: Path, **changes: Any) -> RunConfig:
-    """The whole chain on the sample photo in about a second: few steps, no perceptual term, one thread."""
+    """The whole chain on the sample photo in about a second: few steps, no perceptual term, no measures, one thread."""
     config = RunConfig(
         photo=str(PHOTO),
         out=str(out_folder),
@@ -40,6 +41,7 @@ def short_config(generator_file: Path, out_folder: Path, **changes: Any) -> RunC
         ),
         tune=TuneConfig(steps=6, checkpoint_every=2, weights=TuneWeights(perceptual=0.0)),
         edit=EditConfig(points=POINTS, steps=8, lr=0.05),
+        measure=MeasureConfig(metrics=False),
     )
     return replace(config, **changes)
 

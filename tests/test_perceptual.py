@@ -79,8 +79,10 @@ def test_missing_or_foreign_backbones_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"alexnet-owt.*`photodrag models download lpips-alex`.*perceptual=face"):
         load_lpips("alex", tmp_path)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / BACKBONE_FILES["squeeze"])
-    with pytest.raises(ModelError, match="not the published trunk"):
-        load_lpips("squeeze", tmp_path)
+    (tmp_path / BACKBONE_FILES["alex"]).write_bytes(b"damaged")
+    for name in ("squeeze", "alex"):
+        with pytest.raises(ModelError, match="not the published trunk"):
+            load_lpips(name, tmp_path)
 
 
 def test_mask_takes_pixels_out_of_every_term(face: FacePerceptual) -> None:

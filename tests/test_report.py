@@ -143,6 +143,43 @@ def test_several_faces_get_a_column_each() -> None:
     assert texts[texts.index("PSNR after tune [dB]") + 1 :][:2] == ["20.000", "30.000"]
 
 
+def test_likeness_and_editability_have_tables_that_mark_the_networks_of_the_loss() -> None:
+    metrics = {
+        **{f"psnr_{region}_native_tuned_db": 30.0 for region in ("whole", "border")},
+        "psnr_border_256_invert_db": 21.5,
+        "psnr_border_256_tuned_db": 29.25,
+        "face_features_tuned": 0.125,
+        "landmarks_tuned_percent": 0.75,
+        "editability_success_tuned": 0.5,
+        "editability_moved_tuned": 0.4,
+        "editability_moved_smile_tuned": 0.8,
+        "editability_face_distance_smile_tuned": 0.3,
+        "editability_moved_slim_tuned": None,
+        "editability_face_distance_slim_tuned": None,
+        "editability_face_distance_tuned": 0.3,
+    }
+    stage = {"stage": "measure", "face": 0, "reused": False, "resumed": False, "seconds": 1.0, "computed_seconds": 1.0}
+    stage["shared_with_loss"] = ["face_features"]
+    manifest = _manifest(faces=[{"metrics": metrics}], stages=[stage])
+    texts = [text for text in _Reader(render_report(manifest, [], [])).texts if text.strip()]
+    start = texts.index("Likeness to the photo")
+    assert texts[start + 1 : start + 9] == [
+        *("Measure", "Where", "Pivot", "Tuned"),
+        *("PSNR at 256 px [dB]", "border", "21.500", "29.250"),
+    ]
+    assert texts[texts.index("Face feature distance *") + 1 :][:2] == ["whole", "0.125"]
+    assert texts[texts.index("Landmark error [% of the distance between the eyes]") + 1 :][:2] == ["face", "0.750"]
+    assert texts.count("PSNR at 64 px (native) [dB]") == 2
+    assert not any(text.startswith(("SSIM", "LPIPS")) for text in texts)
+    start = texts.index("Editability")
+    assert texts[start + 4 : start + 13] == [
+        *("smile", "0.800", "0.300"),
+        *("slim", "no single face", "no single face"),
+        *("mean", "0.400", "0.300"),
+    ]
+    assert "50% of the presets left one face and made 0.6 of their move or more." in texts[start + 13]
+
+
 @pytest.mark.parametrize(
     ("status", "words"), [("failed", "The run failed"), ("interrupted", "The run was interrupted")]
 )
