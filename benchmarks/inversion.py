@@ -1,202 +1,167 @@
-"""Our inversion against published pivotal tuning: quality over time on validation faces, in one process, in turns.
+"""Our inversion against published pivotal tuning: quality over time on validation faces, editability, cost of a step.
 
-    python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--curves FILE.csv]
+    python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--pictures FOLDER]
+        [--keep FOLDER] [--workers N] [--ablation] [--no-costs]
 
-For each face, PTI as published (`+experiment=pti_published`) and our defaults run one after the other, the order
-changing from face to face. Every EVERY steps the clock stops and the best state so far is rendered: PSNR, and the
-distance of the perceptual network's features. Times are seconds of optimising alone.
+For each face, PTI as published (`+experiment=pti_published`) and our defaults run one after the other in one process,
+the order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and the
+distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
+continue where it ended; --ablation measures each of our ideas taken away, on --count faces. The cost of a step is
+measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
 
+import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from benchmarks.common import Tools, aligned_crop, load_tools, tell
-from data.faces import list_faces, load_face
-from inversion.losses import psnr_db
-from inversion.metrics import perceptual_distance
-from inversion.optimisation import StepInfo
-from inversion.pivotal import tune
-from inversion.projector import project
-from pipeline.schema import RunConfig, compose
-from pipeline.stages import projector_settings, tune_settings
+from benchmarks import step_costs
+from benchmarks.common import in_processes, tell
+from benchmarks.courses import Outcome, at_time, kept_course, time_to
+from benchmarks.inversion_pictures import draw_curves, draw_faces
+from data.faces import list_faces
+from pipeline.editability import MOVED_ENOUGH
 
-ORDER = ("time_ratio_to_pti_quality", "psnr_gain_equal_time_db", "face_distance_ratio_equal_time")
-EVERY = 10
-METHODS = {"pti": ["edit=smile", "+experiment=pti_published"], "ours": ["edit=smile"]}
+ORDER = (
+    "time_ratio_to_pti_quality",
+    "psnr_gain_equal_time_db",
+    "face_distance_ratio_equal_time",
+    "editability_ours",
+    "editability_pti",
+    "step_time_ratio_1024",
+    "step_memory_ratio_1024",
+    "delta_mb_1024",
+    "projector_overhead_ratio",
+)
+METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ()}
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "ours": (),
+    "full weights, lr 1e-3": ("tune.rank=0",),
+    "full weights, lr 3e-3": ("tune.rank=0", "tune.lr=0.003"),
+    "rank 8": ("tune.rank=8",),
+    "rank 32": ("tune.rank=32",),
+    "constant step size": ("tune.lr_rampup=0", "tune.lr_rampdown=0"),
+    "start: best of 100 samples": ("invert.start=samples",),
+    "start: mean latent": ("invert.start=mean",),
+    "pivot of 250 steps": ("invert.steps=250",),
+    "pivot in W": ("invert.space=w",),
+    "P_N weight 0": ("invert.weights.p_norm=0",),
+    "locality 0.1": ("tune.locality_weight=0.1",),
+    "windows (compare_px 64)": ("invert.compare_px=64", "tune.compare_px=64"),
+}
 
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Quality after some seconds of optimising."""
-
-    seconds: float
-    psnr_db: float
-    feature_distance: float
-
-
-@dataclass(slots=True)
-class Course:
-    """One method on one face: its clock, which stands still while quality is measured, and what was measured."""
-
-    target: Tensor
-    tools: Tools
-    points: list[Point] = field(default_factory=list)
-    spent: float = 0.0
-    running_since: float = 0.0
-
-    def start(self) -> None:
-        """Let the clock run."""
-        self.running_since = time.perf_counter()
-
-    def stop(self) -> None:
-        """Let the clock stand."""
-        self.spent += time.perf_counter() - self.running_since
-
-    def measure(self, image: Tensor) -> None:
-        """Add a point of a picture; the clock stands."""
-        distance = perceptual_distance(self.tools.perceptual, image, self.target)
-        self.points.append(Point(self.spent, psnr_db(image, self.target), distance))
+Face = dict[str, Outcome]
 
 
-def run_course(path: Path, config: RunConfig, tools: Tools) -> list[Point]:
-    """Invert and tune one face, with the quality on the way."""
-    generator = tools.generator.module
-    target = torch.from_numpy(aligned_crop(load_face(path, generator.resolution)).image)
-    course = Course(target, tools)
-
-    def watch_pivot(info: StepInfo) -> None:
-        if info.step % EVERY:
-            return
-        course.stop()
-        state = info.state()
-        w = state.get("best/tensor/w", state["variable/w"]).expand(1, generator.num_ws, -1)
-        with torch.no_grad():
-            course.measure(generator.synthesize(w, "const"))
-        course.start()
-
-    course.start()
-    inversion = project(
-        generator,
-        target,
-        tools.perceptual,
-        projector_settings(config.invert),
-        torch.Generator().manual_seed(config.seed),
-        on_step=watch_pivot,
-        stats=tools.generator.stats,
-    )
-    course.stop()
-    course.measure(inversion.image)
-
-    def watch_tuning(info: StepInfo) -> None:
-        if info.step % EVERY:
-            return
-        course.stop()
-        state, base = info.state(), generator.state_dict()
-        best = {n.removeprefix("best/tensor/"): v for n, v in state.items() if n.startswith("best/tensor/")}
-        with torch.no_grad():
-            image = torch.func.functional_call(
-                _Render(generator), {f"inner.{n}": v for n, v in (base | best).items()}, (inversion.w,)
-            )
-            course.measure(image)
-        course.start()
-
-    rng = torch.Generator().manual_seed(config.seed)
-    course.start()
-    tuned = tune(generator, target, inversion, tools.perceptual, tune_settings(config.tune), rng, on_step=watch_tuning)
-    course.stop()
-    course.measure(tuned.image)
-    return course.points
+def run_face(numbered: tuple[int, Path], keep: Path | None) -> tuple[Face, dict[str, np.ndarray]]:
+    """Both methods on one face, one after the other: outcomes and pictures."""
+    number, path = numbered
+    names = list(METHODS) if number % 2 else list(reversed(METHODS))
+    found = {name: kept_course(path, METHODS[name], keep, name) for name in names}
+    return {name: found[name][0] for name in METHODS}, {name: found[name][1] for name in METHODS}
 
 
-class _Render(torch.nn.Module):
-    """`synthesize` as `forward`, so that it can be called with other weights."""
-
-    def __init__(self, inner: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, w: Tensor) -> Tensor:
-        """The image of w."""
-        image: Tensor = self.inner.synthesize(w, "const")  # type: ignore[operator]
-        return image
+def run_variant(path: Path, name: str, keep: Path | None) -> Outcome:
+    """One of the ablations on one face; "ours" is what the comparison with PTI kept."""
+    plain = name if name == "ours" else f"ablation {list(ABLATIONS).index(name)}"
+    return kept_course(path, ABLATIONS[name], keep, plain)[0]
 
 
-def time_to(points: Sequence[Point], psnr: float, distance: float) -> float:
-    """Seconds after which a course was at least as good in both; infinite when it never was."""
-    reached = [p.seconds for p in points if p.psnr_db >= psnr and p.feature_distance <= distance]
-    return min(reached, default=float("inf"))
-
-
-def at_time(points: Sequence[Point], seconds: float) -> Point:
-    """The last point that was there by then (the first when none was)."""
-    return max((p for p in points if p.seconds <= seconds), key=lambda p: p.seconds, default=points[0])
-
-
-def figures_of(courses: Sequence[dict[str, list[Point]]]) -> dict[str, float]:
-    """Medians over the faces of what the two methods reached, and when."""
+def figures_of(faces: Sequence[Face]) -> dict[str, float]:
+    """Medians over the faces of what the methods reached, and when; editability is the share of all drags."""
     ratios, gains, distances = [], [], []
-    for face in courses:
-        end = face["pti"][-1]
-        ratios.append(time_to(face["ours"], end.psnr_db, end.feature_distance) / end.seconds)
-        ours = at_time(face["ours"], end.seconds)
-        gains.append(ours.psnr_db - end.psnr_db)
-        distances.append(ours.feature_distance / end.feature_distance)
+    for face in faces:
+        end, ours = face["pti"].points[-1], face["ours"].points
+        ratios.append(time_to(ours, end.psnr_db, end.feature_distance) / end.seconds)
+        then = at_time(ours, end.seconds)
+        gains.append(then.psnr_db - end.psnr_db)
+        distances.append(then.feature_distance / end.feature_distance)
     found = {
         "time_ratio_to_pti_quality": statistics.median(ratios),
+        "time_ratio_to_pti_quality_worst": max(ratios),
         "psnr_gain_equal_time_db": statistics.median(gains),
+        "psnr_gain_equal_time_least_db": min(gains),
         "face_distance_ratio_equal_time": statistics.median(distances),
-        "faces": float(len(courses)),
+        "faces": float(len(faces)),
     }
     for method in METHODS:
-        ends = [face[method][-1] for face in courses]
-        found[f"{method}_seconds"] = statistics.median(p.seconds for p in ends)
-        found[f"{method}_psnr_db"] = statistics.median(p.psnr_db for p in ends)
-        found[f"{method}_feature_distance"] = statistics.median(p.feature_distance for p in ends)
+        found |= {f"{key}_{method}": value for key, value in summary([face[method] for face in faces]).items()}
     return found
 
 
+def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Medians of one method's ends; means of its drags."""
+    ends = [outcome.points[-1] for outcome in outcomes]
+    moved = [value for outcome in outcomes for value in outcome.moved.values()]
+    changed = [value for outcome in outcomes for value in outcome.edit_face_distance.values() if value is not None]
+    return {
+        "seconds": statistics.median(point.seconds for point in ends),
+        "pivot_seconds": statistics.median(outcome.pivot_seconds for outcome in outcomes),
+        "pivot_psnr_db": statistics.median(outcome.pivot_psnr_db for outcome in outcomes),
+        "psnr_db": statistics.median(point.psnr_db for point in ends),
+        "feature_distance": statistics.median(point.feature_distance for point in ends),
+        "face_distance": statistics.median(outcome.face_distance for outcome in outcomes),
+        "editability": statistics.fmean(value is not None and value >= MOVED_ENOUGH for value in moved),
+        "editability_moved": statistics.fmean(min(1.0, max(0.0, value or 0.0)) for value in moved),
+        "edit_face_distance": statistics.fmean(changed),
+    }
+
+
+def print_ablation(rows: Mapping[str, Sequence[Outcome]]) -> None:
+    """A table, one line for each variant."""
+    print("| variant | s | PSNR [dB] | features | face distance | drags that arrive | of the way | face after a drag |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, outcomes in rows.items():
+        s = summary(outcomes)
+        print(
+            f"| {name} | {s['seconds']:.1f} | {s['psnr_db']:.1f} | {s['feature_distance']:.4f} | "
+            f"{s['face_distance']:.3f} | {s['editability']:.2f} | {s['editability_moved']:.2f} | "
+            f"{s['edit_face_distance']:.2f} |"
+        )
+
+
 def main() -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--quick", action="store_true", help="two faces")
-    parser.add_argument("--json", type=Path, default=None)
-    parser.add_argument("--curves", type=Path, default=None)
+    parser.add_argument("--faces", type=Path, required=True, help="folder of aligned faces with a MANIFEST.csv")
+    parser.add_argument("--count", type=int, default=100, help="validation faces, spread over the split")
+    parser.add_argument("--quick", action="store_true", help="two faces, one round of step costs")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--pictures", type=Path, help="folder for curves.png and faces.png")
+    parser.add_argument("--keep", type=Path, help="folder of finished faces, from which a broken run continues")
+    parser.add_argument("--workers", type=int, default=1, help="faces at once, each on one thread")
+    parser.add_argument("--ablation", action="store_true", help="measure variants of ours instead of PTI")
+    parser.add_argument("--no-costs", action="store_true", help="leave out the cost of a step")
     options = parser.parse_args()
-    tools = load_tools()
-    configs = {method: compose(words) for method, words in METHODS.items()}
     paths = list_faces(options.faces, "val")
     count = min(2 if options.quick else options.count, len(paths))
-    courses: list[dict[str, list[Point]]] = []
-    for index in tqdm(range(count), desc="faces"):
-        methods = list(METHODS) if index % 2 else list(reversed(METHODS))
-        courses.append({m: run_course(paths[index * len(paths) // count], configs[m], tools) for m in methods})
-    if options.curves is not None:
-        with options.curves.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["face", "method", "seconds", "psnr_db", "feature_distance"])
-            for number, face in enumerate(courses):
-                for method, points in face.items():
-                    writer.writerows(
-                        [number, method, round(p.seconds, 3), round(p.psnr_db, 3), round(p.feature_distance, 5)]
-                        for p in points
-                    )
-    tell(figures_of(courses), options.json, ORDER)
+    picks = [paths[index * len(paths) // count] for index in range(count)]
+    if options.ablation:
+        rows = {
+            name: in_processes(partial(run_variant, name=name, keep=options.keep), picks, options.workers, name)
+            for name in ABLATIONS
+        }
+        print_ablation(rows)
+        return
+    work = partial(run_face, keep=options.keep)
+    found = in_processes(work, list(enumerate(picks)), options.workers, "faces")
+    faces = [outcomes for outcomes, _ in found]
+    figures = figures_of(faces) | ({} if options.no_costs else step_costs.figures(options.quick))
+    if options.pictures is not None:
+        draw_curves(options.pictures / "inversion_curves.png", faces)
+        draw_faces(options.pictures / "inversion_faces.png", picks[:10], [pictures for _, pictures in found[:10]])
+    tell(figures, options.json, [key for key in ORDER if key in figures])
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()
