@@ -4,8 +4,8 @@
         [--keep FOLDER] [--workers N] [--ablation] [--no-costs]
 
 For each face, PTI as published (`+experiment=pti_published`) and our defaults run one after the other in one process,
-the order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and the
-distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
+the order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and
+the distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
 continue where it ended; --ablation measures each of our ideas taken away, on --count faces. The cost of a step is
 measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
 """
