@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.errors import ModelError, UsageError
 from inversion.generators.protocol import Generator
+from inversion.identity import FaceNetwork
 from inversion.latents import random_labels
 from inversion.losses import Counting, ReconstructionLoss, ReconstructionWeights, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
@@ -67,14 +68,15 @@ def tune(
     perceptual: Perceptual,
     settings: TuneSettings,
     rng: torch.Generator,
-    weight_mask: Tensor | None = None,
+    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     base_sha256: str = "",
+    identity: FaceNetwork | None = None,
 ) -> Tuned:
     """Tune a copy of the generator until the pivot renders target [1, 3, R, R]; the generator itself is not changed.
 
-    The pivot's latent and noise stay fixed; the best weights seen are returned, as a delta. `rng`, `weight_mask`,
+    The pivot's latent and noise stay fixed; the best weights seen are returned, as a delta. `rng`, `counting`,
     `resume` and the stop reasons are as in `projector.project`.
     """
     check_target(generator, target)
@@ -83,7 +85,7 @@ def tune(
     variables = {name: p.requires_grad_(True) for name, p in tuned.named_parameters() if name.startswith(SYNTHESIS)}
     if not variables:
         raise ModelError("This generator has no synthesis weights that could be tuned.")
-    loss_of = ReconstructionLoss(target, perceptual, settings.weights, Counting(weight_mask))
+    loss_of = ReconstructionLoss(target, perceptual, settings.weights, counting, identity)
     loop = OptimisationLoop(variables, settings.lr, loss_of.num_views, rng)
     if resume is not None:
         loop.restore(resume)
@@ -104,7 +106,10 @@ def tune(
     delta = {name: value - base_state[name] for name, value in loop.result().items()}
     with torch.no_grad():
         image = apply_delta(generator, delta).synthesize(inversion.w, "const", inversion.noise)
-    metrics = {"psnr_db": psnr_db(image, target, weight_mask), "reconstruction_loss": loop.best.score}
+    metrics = {
+        "psnr_db": psnr_db(image, target, counting.mask if counting else None),
+        "reconstruction_loss": loop.best.score,
+    }
     return Tuned(inversion, delta, base_sha256, image, loop.history, reason, loop.step, metrics)
 
 

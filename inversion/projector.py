@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.errors import UsageError
 from inversion.generators.protocol import Generator, LatentStats
+from inversion.identity import FaceNetwork
 from inversion.latents import delta_penalty, latent_stats, pn_penalty, random_labels
 from inversion.losses import Counting, ReconstructionLoss, ReconstructionWeights, noise_regularizer, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
@@ -69,21 +70,22 @@ def project(
     perceptual: Perceptual,
     settings: ProjectorSettings,
     rng: torch.Generator,
-    weight_mask: Tensor | None = None,
+    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     stats: LatentStats | None = None,
+    identity: FaceNetwork | None = None,
 ) -> Inversion:
     """Find the latent and noise that render nearest to target [1, 3, R, R] in [-1, 1].
 
-    `weight_mask` [1, 1, R, R] is 0 where the target does not count. `rng` is a CPU generator. `resume` is a dict given
+    `counting` says where the target counts. `rng` is a CPU generator. `resume` is a dict given
     by an earlier `StepInfo.state()`: the run continues from it to the same result. `stats` saves sampling the latent
     space again when the generator's file carries them. Stop reasons: cap, target, plateau,
     diverged (the best state before it is returned). Raises UsageError when the target does not fit the generator.
     """
     check_target(generator, target)
     stats = stats or latent_stats(generator, settings.w_stats_samples, rng)
-    loss_of = ReconstructionLoss(target, perceptual, settings.weights, Counting(weight_mask))
+    loss_of = ReconstructionLoss(target, perceptual, settings.weights, counting, identity)
     if resume is None:
         w = nearest_sample(generator, loss_of, settings.start_samples, stats, rng)
     else:
@@ -113,7 +115,7 @@ def project(
         after_step=(lambda: _renormalize(noise)) if settings.optimize_noise else None,
         on_step=on_step,
     )
-    return _finish(generator, loop, noise, target, weight_mask, stats, reason)
+    return _finish(generator, loop, noise, target, counting.mask if counting else None, stats, reason)
 
 
 def check_target(generator: Generator, target: Tensor) -> None:

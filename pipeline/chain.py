@@ -18,6 +18,7 @@ from inversion.identity import FaceNetwork
 from inversion.pivotal import apply_delta
 from pipeline import stages
 from pipeline.artifacts import OutputError
+from pipeline.counting import counting_key
 from pipeline.engine import Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
 from pipeline.manifest import Manifest
@@ -215,7 +216,8 @@ class Chain:
             "generator": generator.sha256,
             "perceptual": self._perceptual_name(config.weights.perceptual),
             "seed": self.config.seed,
-            "config": _plain_config(config),
+            "mask": counting_key(config),
+            "config": _plain_config(config, {"mask"}),
         }
         title = self._title("invert", face)
         face.inverted = self.engine.obtain(

@@ -16,6 +16,7 @@ from torch import Tensor
 from data.alignment import Alignment, Crop
 from data.photo import Photo, PhotoFormat, encode_photo, suffix_for
 from editing.drag import Edited
+from inversion.losses import Counting
 from inversion.pivotal import Tuned
 from inversion.projector import Inversion
 from pipeline.artifacts import StageWriter, read_json, read_tensors
@@ -28,6 +29,7 @@ TENSORS = "tensors.safetensors"
 PAIR = "before_after.png"
 VIDEO = "edit.mp4"
 RECONSTRUCTION = "reconstruction.png"
+COUNTED = "counted.png"
 EDITED = "edited.png"
 MASK = "mask.png"
 SAMPLE_PICTURE = "sample.png"
@@ -43,11 +45,15 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Inverted:
-    """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`."""
+    """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`.
+
+    counting: where the target counted and how much; a mask of None, as of older files, means wherever it is drawn.
+    """
 
     inversion: Inversion
     target: Tensor
     measured: Mapping[str, float]
+    counting: Counting
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -171,8 +177,13 @@ def _align_facts(aligned: Aligned) -> dict[str, Any]:
 def _save_inverted(writer: StageWriter, inverted: Inverted) -> None:
     inversion = inverted.inversion
     noise = {f"noise/{name}": value for name, value in inversion.noise.items()}
-    writer.tensors(TENSORS, {"w": inversion.w, "image": inversion.image, "target": inverted.target, **noise})
+    mask, focus = inverted.counting.mask, inverted.counting.focus
+    mask = None if mask is None or bool((mask == 1).all()) else mask
+    parts = {name: part for name, part in (("mask", mask), ("focus", focus)) if part is not None}
+    writer.tensors(TENSORS, {"w": inversion.w, "image": inversion.image, "target": inverted.target, **noise, **parts})
     _save_reconstruction(writer, inverted.target, inversion.image)
+    if mask is not None:
+        writer.bytes(COUNTED, png_bytes(np.rint(mask[0, 0].cpu().numpy() * 255).astype(np.uint8)))
     writer.json(FACTS, {**_course(inversion), "measured": inverted.measured})
 
 
@@ -199,7 +210,9 @@ def _load_inverted(folder: Path) -> Inverted:
         steps=facts["steps"],
         metrics=facts["metrics"],
     )
-    return Inverted(inversion, tensors["target"], facts["measured"])
+    return Inverted(
+        inversion, tensors["target"], facts["measured"], Counting(tensors.get("mask"), tensors.get("focus"))
+    )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import re
 
-PATH_KEYS = ("photo", "from", "from_run", "out", "edit.mask", "blend.mask", "generator.path", "perceptual.backbone_dir")
+PATH_KEYS = (
+    *("photo", "from", "from_run", "out", "generator.path", "perceptual.backbone_dir"),
+    *("invert.mask", "edit.mask", "blend.mask"),
+)
 """The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
 
 RENAMED_KEYS = {"from": "from_run"}

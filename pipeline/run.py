@@ -14,17 +14,20 @@ from typing import Any
 import torch
 
 from data.errors import ModelError, UsageError
+from data.landmarks import DESCRIPTOR_MODEL, model_path
 from data.photo import Photo, encode_photo, read_mask, read_photo
 from pipeline.artifacts import OutputError, StageStore
 from pipeline.chain import Chain, Setup
+from pipeline.counting import PAINTED
 from pipeline.engine import Engine, MissingStageError, StageRecord
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
 from pipeline.models import LoadedGenerator, PerceptualChoice, choose_perceptual, pick_device, read_generator
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
-from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable
+from pipeline.schema import CHAIN, COUNTING_MASKS, GeneratorConfig, JobInfo, RunConfig, check_runnable
 from pipeline.stages import FORMATS
+from pipeline.validation import did_you_mean
 
 MAX_STEM_LETTERS = 60
 
@@ -145,10 +148,12 @@ def _setup(config: RunConfig, earlier: Mapping[str, Any] | None, perceptual: Per
         _check_origin(config, earlier)
     photo = _read_photo(config, earlier)
     if photo is not None:
-        _try_options(config, photo)
+        _try_format(config, photo)
         photo_sha256 = photo.sha256
     else:
         photo_sha256 = "" if earlier is None or not earlier["photo"] else str(earlier["photo"]["sha256"])
+    _try_masks(config, photo, earlier)
+    _check_identity(config)
     generator = _read_generator(config, earlier, device)
     return Setup(config, device, generator, perceptual, photo, photo_sha256, earlier)
 
@@ -182,12 +187,41 @@ def _read_photo(config: RunConfig, earlier: Mapping[str, Any] | None) -> Photo |
     return photo
 
 
-def _try_options(config: RunConfig, photo: Photo) -> None:
-    """Refuse masks of another size and formats that cannot hold the photo now, not after minutes of work."""
+def _try_masks(config: RunConfig, photo: Photo | None, earlier: Mapping[str, Any] | None) -> None:
+    """Refuse masks that are missing or of another size now, not after minutes of work."""
+    if photo is not None:
+        shape_hw = photo.shape_hw
+    elif earlier is not None and earlier["photo"]:
+        shape_hw = int(earlier["photo"]["height"]), int(earlier["photo"]["width"])
+    else:
+        return
     masks = {"edit": config.edit.mask, "blend": config.blend.mask}
     for stage, mask in masks.items():
         if stage in config.stages and mask is not None:
-            read_mask(mask, photo.shape_hw)
+            read_mask(mask, shape_hw)
+    counted = config.invert.mask_path
+    if "invert" in config.stages and counted is not None:
+        if not Path(counted).is_file():
+            raise UsageError(
+                f"invert.mask is {counted}, which does not exist: allowed are {', '.join(COUNTING_MASKS)} or the path "
+                f"of a PNG in photo pixels{did_you_mean(counted, COUNTING_MASKS)}"
+            )
+        read_mask(counted, shape_hw, PAINTED)
+
+
+def _check_identity(config: RunConfig) -> None:
+    """Refuse an identity term without dlib's face network before anything is computed."""
+    weights = {"invert": config.invert.weights.identity, "tune": config.tune.weights.identity}
+    for stage, weight in weights.items():
+        if weight and stage in config.stages:
+            try:
+                model_path(DESCRIPTOR_MODEL)
+            except ModelError as error:
+                raise ModelError(f"{stage}.weights.identity={weight:g} needs dlib's face network: {error}") from error
+
+
+def _try_format(config: RunConfig, photo: Photo) -> None:
+    """Refuse a format that cannot hold the photo now, not after minutes of work."""
     if "blend" in config.stages:
         corner = replace(
             photo,

@@ -39,6 +39,9 @@ PRESETS = (
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
 
 
+COUNTING_MASKS = ("none", "face", "hull", "auto")
+"""The words of `invert.mask`; anything else there is the path of a picture."""
+
 GENERATORS = tuple(
     sorted(
         file.name.removesuffix(".yaml")
@@ -97,6 +100,7 @@ class InvertWeights:
     perceptual: float = knob(1.0, 0)
     pixel: float = knob(10.0, 0)
     color: float = knob(1.0, 0)
+    identity: float = knob(0.0, 0)
     noise: float = knob(1e5, 0)
     p_norm: float = knob(0.005, 0)
     delta: float = knob(0.0, 0)
@@ -108,7 +112,11 @@ class InvertWeights:
 
 @dataclass(frozen=True, slots=True)
 class InvertConfig:
-    """Optimisation of the latent until the generator draws the crop."""
+    """Optimisation of the latent until the generator draws the crop.
+
+    `mask` (where the crop counts: a word of `COUNTING_MASKS`, or a PNG in photo pixels, white counts) and `focus` (how
+    much more eyes and mouth count) concern the tuning too.
+    """
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
@@ -124,10 +132,21 @@ class InvertConfig:
     target_loss: float = knob(0.0, 0)
     patience: int = knob(0, 0, 10000)
     checkpoint_every: int = knob(50, 1, 10000)
+    mask: str = "none"
+    focus: float = knob(1.0, 1, 100)
     weights: InvertWeights = field(default_factory=InvertWeights)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)
+        if not self.mask.strip():
+            raise UsageError(
+                f"invert.mask is empty: allowed are {', '.join(COUNTING_MASKS)}, or a PNG in photo pixels, white counts"
+            )
+
+    @property
+    def mask_path(self) -> str | None:
+        """The PNG that `mask` names; None when it is one of the words."""
+        return None if self.mask in COUNTING_MASKS else self.mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +157,7 @@ class TuneWeights:
     perceptual: float = knob(1.0, 0)
     pixel: float = knob(20.0, 0)
     color: float = knob(1.0, 0)
+    identity: float = knob(0.0, 0)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)

@@ -12,6 +12,7 @@ from data.errors import ModelError, UsageError
 from data.landmarks import model_path
 from inversion.identity import load_face_network
 from inversion.losses import (
+    Counting,
     ReconstructionLoss,
     ReconstructionWeights,
     low_frequency_mse,
@@ -89,7 +90,7 @@ def test_mask_takes_pixels_out_of_every_term(face: FacePerceptual) -> None:
     damaged = target.clone()
     damaged[..., 32:] = 1.0
     weights = ReconstructionWeights(1.0, 1.0, 1.0)
-    assert float(ReconstructionLoss(target, face, weights, mask)(damaged, 0)) < 1e-6
+    assert float(ReconstructionLoss(target, face, weights, Counting(mask))(damaged, 0)) < 1e-6
     assert float(ReconstructionLoss(target, face, weights)(damaged, 0)) > 0.01
 
 
