@@ -281,9 +281,10 @@ class Chain:
         tuned = _needed(face.fitted).value.tuned
         generator = apply_delta(base, tuned.delta)
         inversion = stages.inversion_on(tuned.inversion, device)
-        return stages.edit(
+        dragged = stages.edit(
             generator, inversion.w, inversion.noise, tuned.image, face.crop, asked, config, console, title
         )
+        return stages.without_rest(dragged, _needed(face.inverted).value, face.crop.alignment)
 
     def _blend(self, faces: Sequence[FaceWork]) -> Stored[BlendFacts]:
         config = self.config.blend

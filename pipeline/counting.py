@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.alignment import Alignment, Crop, crop_photo
+from data.alignment import Alignment, Crop, crop_photo, warp_to_photo
 from data.errors import NoFaceError, UsageError
 from data.files import file_sha256
 from data.landmarks import find_faces
@@ -111,3 +111,10 @@ def mask_on_crop(mask: np.ndarray, alignment: Alignment) -> Tensor:
     levels = np.rint(np.clip(mask, 0, 1) * 65535).astype(np.uint16)
     crop = crop_photo(np.repeat(levels[..., None], 3, axis=2), alignment)
     return torch.from_numpy((crop.image[:, :1] + 1) / 2).clamp(0, 1)
+
+
+def mask_on_photo(mask: Tensor, alignment: Alignment) -> np.ndarray:
+    """A crop's mask [1, 1, R, R] in [0, 1] as [H, W] float32 in photo pixels; beyond the crop its border goes on."""
+    height, width = alignment.photo_shape
+    values = np.ascontiguousarray(mask[0, 0].cpu().numpy()[..., None], np.float32)
+    return np.clip(warp_to_photo(values, alignment, (0, 0, width, height))[..., 0], 0, 1)

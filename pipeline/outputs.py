@@ -48,12 +48,14 @@ class Inverted:
     """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`.
 
     counting: where the target counted and how much; a mask of None, as of older files, means wherever it is drawn.
+    rest_stays: whether what did not count is something before the face, which an edit must leave as it is in the photo.
     """
 
     inversion: Inversion
     target: Tensor
     measured: Mapping[str, float]
     counting: Counting
+    rest_stays: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -184,7 +186,8 @@ def _save_inverted(writer: StageWriter, inverted: Inverted) -> None:
     _save_reconstruction(writer, inverted.target, inversion.image)
     if mask is not None:
         writer.bytes(COUNTED, png_bytes(np.rint(mask[0, 0].cpu().numpy() * 255).astype(np.uint8)))
-    writer.json(FACTS, {**_course(inversion), "measured": inverted.measured})
+    facts = {**_course(inversion), "measured": inverted.measured}
+    writer.json(FACTS, {**facts, "rest_stays": inverted.rest_stays})
 
 
 def _save_reconstruction(writer: StageWriter, target: Tensor, image: Tensor) -> None:
@@ -210,9 +213,8 @@ def _load_inverted(folder: Path) -> Inverted:
         steps=facts["steps"],
         metrics=facts["metrics"],
     )
-    return Inverted(
-        inversion, tensors["target"], facts["measured"], Counting(tensors.get("mask"), tensors.get("focus"))
-    )
+    counting = Counting(tensors.get("mask"), tensors.get("focus"))
+    return Inverted(inversion, tensors["target"], facts["measured"], counting, facts.get("rest_stays", False))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from data.errors import UsageError
 from pipeline.composing import Source, compose_tree, load_tree
 from pipeline.composing import parse_overrides as parse_overrides
+from pipeline.quoting import PATH_WORDS
 from pipeline.validation import check_fields, did_you_mean, knob
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ PRESETS = (
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
 
 
-COUNTING_MASKS = ("none", "face", "hull", "auto")
+COUNTING_MASKS = PATH_WORDS["invert.mask"]
 """The words of `invert.mask`; anything else there is the path of a picture."""
 
 GENERATORS = tuple(

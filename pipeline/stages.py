@@ -36,7 +36,7 @@ from inversion.optimisation import StopRule
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
-from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop
+from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.engine import Attempt
 from pipeline.locating import LandmarkLocator
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
@@ -110,7 +110,7 @@ def invert(
             network,
         )
     measured = likeness("invert", inversion.image, target, counting.mask, network)
-    return Inverted(inversion, target, measured, counting)
+    return Inverted(inversion, target, measured, counting, rest_stays=config.mask not in ("none", "face", "hull"))
 
 
 def projector_settings(config: InvertConfig) -> ProjectorSettings:
@@ -281,6 +281,17 @@ def edit(
             edited = drag_landmarks(generator, w, noise, locator, moves, mask, settings, on_step)
             targets = edited.tracks[0].double().numpy() + moves
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
+
+
+def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> Dragged:
+    """The drag with what covers the face taken out of where the photo may change.
+
+    The blend adds the difference of two renderings, and they may differ behind a hand, where the photo shows the hand.
+    """
+    mask = inverted.counting.mask
+    if not inverted.rest_stays or mask is None:
+        return dragged
+    return replace(dragged, mask=_product(dragged.mask, mask_on_photo(mask, alignment)))
 
 
 def _drag_settings(config: EditConfig) -> DragSettings:
