@@ -6,8 +6,9 @@ A latent of W without noise maps draws faces and nothing else, so what covers on
    what the target lacks of the fit's contrast, as a disc of skin colour lacks a mouth;
 2. measure it in robust deviations (median and MAD, Hampel 1974) over the searched region;
 3. take what exceeds `high` and what hangs together with it above `low` (Canny 1986), opened and closed;
-4. keep blobs that are large enough, the strongest first, until `max_area` of the region is covered;
-5. fit once more where nothing was found, so that the first fit's compromise with the cover is undone, and look again.
+4. keep blobs that are large enough, the strongest first, as long as `max_area` of the region is not exceeded.
+
+The projection that follows starts anew: the coarse fit has made a compromise with the cover.
 """
 
 from __future__ import annotations
@@ -33,15 +34,14 @@ MAD_TO_STD = 1.4826
 class OcclusionSettings:
     """What counts as a cover; lengths are fractions of the picture's side, areas of the searched region.
 
-    steps: of each of `rounds` coarse fits. blur: of the error. contrast: how much the contrast around a pixel excuses
+    steps: of the coarse fit. blur: of the error. contrast: how much the contrast around a pixel excuses
     its error; lack: how much contrast counts that the fit has and the target lacks. low, high: the thresholds in robust
     deviations; least_spread: the least deviation, so that a fit that is good everywhere is not searched for its worst.
     open, close: radii that thin lines and gaps have. min_area: the least blob. max_area: the most that is ever masked.
     grow: by which the found blobs are widened and softened. around: how far beyond the face it is searched.
     """
 
-    steps: int = 40
-    rounds: int = 2
+    steps: int = 48
     blur: float = 0.016
     contrast: float = 5.0
     lack: float = 2.0
@@ -77,13 +77,8 @@ def find_covers(
         space="w", steps=settings.steps, optimize_noise=False, weights=ReconstructionWeights(pixel=10.0)
     )
     stats = stats or latent_stats(generator, coarse.w_stats_samples, rng)
-    mask = torch.ones_like(counted)
-    for _ in range(settings.rounds):
-        fit = project(generator, target, perceptual, coarse, rng, Counting(counted * mask), stats=stats)
-        mask = occlusion_mask(fit.image, target, where, settings)
-        if bool((mask == 1).all()):
-            break
-    return mask
+    fit = project(generator, target, perceptual, coarse, rng, Counting(counted), stats=stats)
+    return occlusion_mask(fit.image, target, where, settings)
 
 
 def occlusion_mask(image: Tensor, target: Tensor, where: Tensor, settings: OcclusionSettings | None = None) -> Tensor:

@@ -16,16 +16,15 @@ from pipeline.arguments import Command, help_text, is_file, parse_arguments
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, UsageError, exit_code, one_line, sentence
 from pipeline.quoting import quote_path
 from pipeline.schema import (
-    COUNTING_MASKS,
     JobInfo,
     RunConfig,
     check_runnable,
     compose,
     compose_raw,
     load,
+    missing_mask,
     parse_overrides,
 )
-from pipeline.validation import did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -122,12 +121,10 @@ def _check_paths(config: RunConfig) -> None:
         if path is not None and os.path.isdir(path):
             raise UsageError(f"{key} is {path}, a folder: allowed is one file")
         if path is not None and not is_file(path):
-            allowed, hint = "the path of a file", ""
-            if key == "photo":
-                hint = "; settings are written key=value, see photodrag --help"
-            elif key == "invert.mask":
-                allowed, hint = f"{', '.join(COUNTING_MASKS)} or {allowed}", did_you_mean(path, COUNTING_MASKS)
-            raise UsageError(f"{key} is {path}, which does not exist: allowed is {allowed}{hint}")
+            if key == "invert.mask":
+                raise missing_mask(path)
+            hint = "; settings are written key=value, see photodrag --help" if key == "photo" else ""
+            raise UsageError(f"{key} is {path}, which does not exist: allowed is the path of a file{hint}")
     for key, path in folders.items():
         if path is not None and not os.path.isdir(path):
             raise UsageError(f"{key} is {path}, which is no folder: allowed is the path of an existing folder")

@@ -25,9 +25,8 @@ from pipeline.manifest import Manifest, read_manifest, store_of, versions
 from pipeline.models import LoadedGenerator, PerceptualChoice, choose_perceptual, pick_device, read_generator
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
-from pipeline.schema import CHAIN, COUNTING_MASKS, GeneratorConfig, JobInfo, RunConfig, check_runnable
+from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable, missing_mask
 from pipeline.stages import FORMATS
-from pipeline.validation import did_you_mean
 
 MAX_STEM_LETTERS = 60
 
@@ -202,10 +201,7 @@ def _try_masks(config: RunConfig, photo: Photo | None, earlier: Mapping[str, Any
     counted = config.invert.mask_path
     if "invert" in config.stages and counted is not None:
         if not Path(counted).is_file():
-            raise UsageError(
-                f"invert.mask is {counted}, which does not exist: allowed are {', '.join(COUNTING_MASKS)} or the path "
-                f"of a PNG in photo pixels{did_you_mean(counted, COUNTING_MASKS)}"
-            )
+            raise missing_mask(counted)
         read_mask(counted, shape_hw, PAINTED)
 
 

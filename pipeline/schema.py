@@ -323,6 +323,14 @@ def check_runnable(config: RunConfig) -> None:
         )
 
 
+def missing_mask(path: str) -> UsageError:
+    """The sentence for an `invert.mask` that is neither a word nor a file."""
+    return UsageError(
+        f"invert.mask is {path}, which does not exist: allowed are {', '.join(COUNTING_MASKS)} or the path of a PNG in "
+        f"photo pixels{did_you_mean(path, COUNTING_MASKS)}"
+    )
+
+
 def _check_weights(weights: InvertWeights | TuneWeights) -> None:
     if weights.perceptual + weights.pixel + weights.color == 0:
         key = weights.KEY
