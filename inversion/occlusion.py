@@ -44,9 +44,9 @@ class OcclusionSettings:
     steps: int = 48
     blur: float = 0.016
     contrast: float = 5.0
-    lack: float = 2.0
-    low: float = 2.5
-    high: float = 5.5
+    lack: float = 3.0
+    low: float = 3.0
+    high: float = 6.0
     least_spread: float = 0.01
     open: float = 0.016
     close: float = 0.03
