@@ -77,6 +77,7 @@ def reconstruct(path: Path, generator_path: Path | None = None) -> dict[str, flo
     generator, config = tools.generator, tools.config
     crop = aligned_crop(load_face(path, generator.module.resolution))
     target, inside = torch.from_numpy(crop.image), torch.from_numpy(crop.inside)
+    counting = Counting(inside)
     started = time.monotonic()
     inversion = project(
         generator.module,
@@ -84,14 +85,12 @@ def reconstruct(path: Path, generator_path: Path | None = None) -> dict[str, flo
         tools.perceptual,
         projector_settings(config.invert),
         torch.Generator().manual_seed(config.seed),
-        Counting(inside),
+        counting,
         stats=generator.stats,
     )
     between = time.monotonic()
     rng = torch.Generator().manual_seed(config.seed)
-    tuned = tune(
-        generator.module, target, inversion, tools.perceptual, tune_settings(config.tune), rng, Counting(inside)
-    )
+    tuned = tune(generator.module, target, inversion, tools.perceptual, tune_settings(config.tune), rng, counting)
     ended = time.monotonic()
     found = {"invert_seconds": between - started, "tune_seconds": ended - between}
     for stage, image in (("invert", inversion.image), ("tuned", tuned.image)):

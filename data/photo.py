@@ -138,8 +138,8 @@ def _move_to_new(source: Path, destination: Path) -> None:
         os.replace(source, destination)
 
 
-def read_mask(path: Path | str, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """[H,W] float32 in [0,1] of a mask picture in the upright photo's pixels: 1 (white) may change, 0 (black) not.
+def read_mask(path: Path | str, shape_hw: tuple[int, int], white: str = "may change") -> NDArray[np.float32]:
+    """[H,W] float32 in [0,1] of a mask picture in the upright photo's pixels: 1 where what `white` says, 0 (black) not.
 
     Colours count by their mean, transparency counts as black. Raises UsageError when the size is not `shape_hw`
     or nothing is white, PhotoError when the file cannot be read.
@@ -156,6 +156,6 @@ def read_mask(path: Path | str, shape_hw: tuple[int, int]) -> NDArray[np.float32
         mask *= photo.alpha.astype(np.float32) / np.float32(photo.max_value)
     if not mask.any():
         raise UsageError(
-            f"The mask {Path(path).name!r} is black everywhere, so nothing may change; paint what may change white."
+            f"The mask {Path(path).name!r} is black everywhere, so nothing {white}; paint what {white} white."
         )
     return mask

@@ -23,6 +23,7 @@ from inversion.pivotal import apply_delta
 from inversion.speed import Speed, runs_fast
 from pipeline import stages
 from pipeline.artifacts import OutputError
+from pipeline.counting import counting_key
 from pipeline.editability import editability_figures, try_presets
 from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
@@ -233,7 +234,8 @@ class Chain:
             "perceptual": self._perceptual_name(config.weights.perceptual),
             "seed": self.config.seed,
             "fast": self._fast,
-            "config": _plain_config(config),
+            "mask": counting_key(config),
+            "config": _plain_config(config, {"mask"}),
         }
         title = self._title("invert", face)
         face.inverted = self.engine.obtain(
@@ -355,7 +357,10 @@ class Chain:
 
     def _drag(self, face: FaceWork) -> Dragged:
         title, console, asked = self._title("edit", face), self.engine.console, _needed(face.asked)
-        return stages.edit(*self._drawn(face), face.crop, asked, self.config.edit, console, title)
+        dragged = stages.edit(*self._drawn(face), face.crop, asked, self.config.edit, console, title)
+        if face.inverted is None:
+            return dragged
+        return stages.without_rest(dragged, face.inverted.value, face.crop.alignment)
 
     def _blend(self, faces: Sequence[FaceWork]) -> Stored[BlendFacts]:
         config = self.config.blend

@@ -15,7 +15,16 @@ from pipeline import __version__
 from pipeline.arguments import Command, help_text, is_file, parse_arguments
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, UsageError, exit_code, one_line, sentence
 from pipeline.quoting import quote_path
-from pipeline.schema import JobInfo, RunConfig, check_runnable, compose, compose_raw, load, parse_overrides
+from pipeline.schema import (
+    JobInfo,
+    RunConfig,
+    check_runnable,
+    compose,
+    compose_raw,
+    load,
+    missing_mask,
+    parse_overrides,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -102,6 +111,7 @@ def _check_paths(config: RunConfig) -> None:
     """Raise UsageError for a path that the run would need and that is not there."""
     files = {
         "photo": config.photo,
+        "invert.mask": config.invert.mask_path,
         "edit.mask": config.edit.mask,
         "blend.mask": config.blend.mask,
         "generator.path": config.generator.path,
@@ -111,6 +121,8 @@ def _check_paths(config: RunConfig) -> None:
         if path is not None and os.path.isdir(path):
             raise UsageError(f"{key} is {path}, a folder: allowed is one file")
         if path is not None and not is_file(path):
+            if key == "invert.mask":
+                raise missing_mask(path)
             hint = "; settings are written key=value, see photodrag --help" if key == "photo" else ""
             raise UsageError(f"{key} is {path}, which does not exist: allowed is the path of a file{hint}")
     for key, path in folders.items():

@@ -18,6 +18,7 @@ from data.photo import Photo, PhotoFormat, encode_photo, suffix_for
 from editing.drag import Edited
 from inversion.generators.protocol import Generator
 from inversion.generators.weights import expand, named_factors, shapes_of
+from inversion.losses import Counting
 from inversion.pivotal import Tuned
 from inversion.projector import Inversion
 from pipeline.artifacts import StageWriter, read_json, read_tensors
@@ -31,6 +32,7 @@ METRICS = "metrics.json"
 PAIR = "before_after.png"
 VIDEO = "edit.mp4"
 RECONSTRUCTION = "reconstruction.png"
+COUNTED = "counted.png"
 EDITED = "edited.png"
 MASK = "mask.png"
 SAMPLE_PICTURE = "sample.png"
@@ -47,11 +49,17 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Inverted:
-    """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`."""
+    """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`.
+
+    counting: where the target counted and how much; a mask of None, as of older files, means wherever it is drawn.
+    rest_stays: whether what did not count is something before the face, which an edit must leave as it is in the photo.
+    """
 
     inversion: Inversion
     target: Tensor
     measured: Mapping[str, float]
+    counting: Counting
+    rest_stays: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -186,9 +194,15 @@ def _align_facts(aligned: Aligned) -> dict[str, Any]:
 def _save_inverted(writer: StageWriter, inverted: Inverted) -> None:
     inversion = inverted.inversion
     noise = {f"noise/{name}": value for name, value in inversion.noise.items()}
-    writer.tensors(TENSORS, {"w": inversion.w, "image": inversion.image, "target": inverted.target, **noise})
+    mask, focus = inverted.counting.mask, inverted.counting.focus
+    mask = None if mask is None or bool((mask == 1).all()) else mask
+    parts = {name: part for name, part in (("mask", mask), ("focus", focus)) if part is not None}
+    writer.tensors(TENSORS, {"w": inversion.w, "image": inversion.image, "target": inverted.target, **noise, **parts})
     _save_reconstruction(writer, inverted.target, inversion.image)
-    writer.json(FACTS, {**_course(inversion), "measured": inverted.measured})
+    if mask is not None:
+        writer.bytes(COUNTED, png_bytes(np.rint(mask[0, 0].cpu().numpy() * 255).astype(np.uint8)))
+    facts = {**_course(inversion), "measured": inverted.measured}
+    writer.json(FACTS, {**facts, "rest_stays": inverted.rest_stays})
 
 
 def _save_reconstruction(writer: StageWriter, target: Tensor, image: Tensor) -> None:
@@ -214,7 +228,8 @@ def _load_inverted(folder: Path) -> Inverted:
         steps=facts["steps"],
         metrics=facts["metrics"],
     )
-    return Inverted(inversion, tensors["target"], facts["measured"])
+    counting = Counting(tensors.get("mask"), tensors.get("focus"))
+    return Inverted(inversion, tensors["target"], facts["measured"], counting, facts.get("rest_stays", False))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pipeline.artifacts import copy_file, remove_file, write_bytes
 from pipeline.chain import FaceWork
 from pipeline.engine import Stored
 from pipeline.manifest import Manifest
-from pipeline.outputs import EDITED, MASK, PAIR, RECONSTRUCTION, SAMPLE_PICTURE, VIDEO, BlendFacts
+from pipeline.outputs import COUNTED, EDITED, MASK, PAIR, RECONSTRUCTION, SAMPLE_PICTURE, VIDEO, BlendFacts
 from pipeline.pictures import enlarged, jpeg_bytes, preview, read_picture, split_pair
 from pipeline.report import Comparison, Figure, render_report
 
@@ -115,6 +115,9 @@ def _figures(face: FaceWork, count: int) -> list[Figure]:
     if face.aligned is not None:
         sources.append((face.aligned.folder / f"face{face.number}.png", "Aligned crop"))
     if face.inverted is not None:
+        counted = face.inverted.folder / COUNTED
+        if counted.is_file():
+            sources.append((counted, "White: what counted in the inversion"))
         sources.append((face.inverted.folder / RECONSTRUCTION, "Inverted"))
     if face.fitted is not None:
         sources.append((face.fitted.folder / RECONSTRUCTION, "Tuned"))

@@ -9,8 +9,14 @@ from __future__ import annotations
 import os
 import re
 
-PATH_KEYS = ("photo", "from", "from_run", "out", "edit.mask", "blend.mask", "generator.path", "perceptual.backbone_dir")
+PATH_KEYS = (
+    *("photo", "from", "from_run", "out", "generator.path", "perceptual.backbone_dir"),
+    *("invert.mask", "edit.mask", "blend.mask"),
+)
 """The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
+
+PATH_WORDS = {"invert.mask": ("none", "face", "hull", "auto")}
+"""Words that are no path where one is expected; several with commas between them are a sweep."""
 
 RENAMED_KEYS = {"from": "from_run"}
 """Names of the command line that Python keeps for itself."""
@@ -63,7 +69,7 @@ def prepare_override(argument: str) -> str:
     prefix, key, value = split_override(argument)
     if key == "experiment" and not prefix:
         return f"+{argument}"
-    if key not in PATH_KEYS or prefix == "~":
+    if key not in PATH_KEYS or prefix == "~" or set(value.split(",")) <= set(PATH_WORDS.get(key, ())):
         return argument
     if value != "null":
         value = quote_path(os.path.expanduser(value) if value.startswith("~/") else value)

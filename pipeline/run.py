@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from data.errors import ModelError, UsageError
+from data.landmarks import DESCRIPTOR_MODEL, model_path
 from data.photo import Photo, encode_photo, read_mask, read_photo
 from pipeline.artifacts import OutputError, StageStore
 from pipeline.chain import Chain, Setup, computed_stages
+from pipeline.counting import PAINTED
 from pipeline.engine import Engine, MissingStageError, StageRecord
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
@@ -24,7 +26,7 @@ from pipeline.models import LoadedGenerator, PerceptualChoice, choose_perceptual
 from pipeline.outputs import MEASURE
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
-from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable
+from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable, missing_mask
 from pipeline.stages import FORMATS
 
 MAX_STEM_LETTERS = 60
@@ -152,10 +154,12 @@ def _setup(config: RunConfig, earlier: Mapping[str, Any] | None, perceptual: Per
         _check_origin(config, earlier)
     photo = _read_photo(config, earlier)
     if photo is not None:
-        _try_options(config, photo)
+        _try_format(config, photo)
         photo_sha256 = photo.sha256
     else:
         photo_sha256 = "" if earlier is None or not earlier["photo"] else str(earlier["photo"]["sha256"])
+    _try_masks(config, photo, earlier)
+    _check_identity(config)
     generator = _read_generator(config, earlier, device)
     return Setup(config, device, generator, perceptual, photo, photo_sha256, earlier)
 
@@ -189,12 +193,38 @@ def _read_photo(config: RunConfig, earlier: Mapping[str, Any] | None) -> Photo |
     return photo
 
 
-def _try_options(config: RunConfig, photo: Photo) -> None:
-    """Refuse masks of another size and formats that cannot hold the photo now, not after minutes of work."""
+def _try_masks(config: RunConfig, photo: Photo | None, earlier: Mapping[str, Any] | None) -> None:
+    """Refuse masks that are missing or of another size now, not after minutes of work."""
+    if photo is not None:
+        shape_hw = photo.shape_hw
+    elif earlier is not None and earlier["photo"]:
+        shape_hw = int(earlier["photo"]["height"]), int(earlier["photo"]["width"])
+    else:
+        return
     masks = {"edit": config.edit.mask, "blend": config.blend.mask}
     for stage, mask in masks.items():
         if stage in config.stages and mask is not None:
-            read_mask(mask, photo.shape_hw)
+            read_mask(mask, shape_hw)
+    counted = config.invert.mask_path
+    if "invert" in config.stages and counted is not None:
+        if not Path(counted).is_file():
+            raise missing_mask(counted)
+        read_mask(counted, shape_hw, PAINTED)
+
+
+def _check_identity(config: RunConfig) -> None:
+    """Refuse an identity term without dlib's face network before anything is computed."""
+    weights = {"invert": config.invert.weights.identity, "tune": config.tune.weights.identity}
+    for stage, weight in weights.items():
+        if weight and stage in config.stages:
+            try:
+                model_path(DESCRIPTOR_MODEL)
+            except ModelError as error:
+                raise ModelError(f"{stage}.weights.identity={weight:g} needs dlib's face network: {error}") from error
+
+
+def _try_format(config: RunConfig, photo: Photo) -> None:
+    """Refuse a format that cannot hold the photo now, not after minutes of work."""
     if "blend" in config.stages:
         corner = replace(
             photo,

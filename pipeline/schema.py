@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from data.errors import UsageError
 from pipeline.composing import Source, compose_tree, load_tree
 from pipeline.composing import parse_overrides as parse_overrides
+from pipeline.quoting import PATH_WORDS
 from pipeline.validation import check_fields, did_you_mean, knob
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ PRESETS = (
 )
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
 
+
+COUNTING_MASKS = PATH_WORDS["invert.mask"]
+"""The words of `invert.mask`; anything else there is the path of a picture."""
 
 GENERATORS = tuple(
     sorted(
@@ -97,6 +101,7 @@ class InvertWeights:
     perceptual: float = knob(1.0, 0)
     pixel: float = knob(10.0, 0)
     color: float = knob(1.0, 0)
+    identity: float = knob(0.0, 0)
     noise: float = knob(1e5, 0)
     p_norm: float = knob(0.02, 0)
     delta: float = knob(0.0, 0)
@@ -108,7 +113,11 @@ class InvertWeights:
 
 @dataclass(frozen=True, slots=True)
 class InvertConfig:
-    """Optimisation of the latent until the generator draws the crop."""
+    """Optimisation of the latent until the generator draws the crop.
+
+    `mask` (where the crop counts: a word of `COUNTING_MASKS`, or a PNG in photo pixels, white counts) and `focus` (how
+    much more eyes and mouth count) concern the tuning too.
+    """
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
@@ -126,10 +135,21 @@ class InvertConfig:
     patience: int = knob(0, 0, 10000)
     compare_px: int = knob(0, 0, 4096)
     checkpoint_every: int = knob(50, 1, 10000)
+    mask: str = "none"
+    focus: float = knob(1.0, 1, 100)
     weights: InvertWeights = field(default_factory=InvertWeights)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)
+        if not self.mask.strip():
+            raise UsageError(
+                f"invert.mask is empty: allowed are {', '.join(COUNTING_MASKS)}, or a PNG in photo pixels, white counts"
+            )
+
+    @property
+    def mask_path(self) -> str | None:
+        """The PNG that `mask` names; None when it is one of the words."""
+        return None if self.mask in COUNTING_MASKS else self.mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,7 @@ class TuneWeights:
     perceptual: float = knob(1.0, 0)
     pixel: float = knob(20.0, 0)
     color: float = knob(1.0, 0)
+    identity: float = knob(0.0, 0)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)
@@ -325,6 +346,14 @@ def check_runnable(config: RunConfig) -> None:
             "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, "
             "or edit=smile, or leave the edit out with stages=[align,invert,tune]"
         )
+
+
+def missing_mask(path: str) -> UsageError:
+    """The sentence for an `invert.mask` that is neither a word nor a file."""
+    return UsageError(
+        f"invert.mask is {path}, which does not exist: allowed are {', '.join(COUNTING_MASKS)} or the path of a PNG in "
+        f"photo pixels{did_you_mean(path, COUNTING_MASKS)}"
+    )
 
 
 def _check_weights(weights: InvertWeights | TuneWeights) -> None:

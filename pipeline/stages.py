@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -30,7 +29,6 @@ from editing.drag import DragSettings, drag
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
-from inversion.generators.letterbox import canvas_of
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting, ReconstructionWeights, psnr_db
@@ -39,6 +37,7 @@ from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
 from inversion.speed import Speed
+from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.engine import Attempt
 from pipeline.locating import LandmarkLocator
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
@@ -94,9 +93,9 @@ def _alignments(photo: Photo, config: AlignConfig, resolution: int) -> list[Alig
 def invert(
     generator: LoadedGenerator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
 ) -> Inverted:
-    """The crop in latent space, with its likeness over the pixels that lie inside the photo."""
-    target, inside = _target(crop, generator.module, tools.device)
-    settings = projector_settings(config, tools.speed)
+    """The crop in latent space, with its likeness over the pixels that count."""
+    target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
+    counting = counting_of(config, crop, generator.module, generator.stats, tools.perceptual, tools.seed, tools.device)
     rng = torch.Generator().manual_seed(tools.seed)
     resume = _on_device(attempt.resume, tools.device)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
@@ -104,15 +103,17 @@ def invert(
             generator.module,
             target,
             tools.perceptual,
-            settings,
+            projector_settings(config, tools.speed),
             rng,
-            Counting(inside),
+            counting,
             resume,
             on_step,
             generator.stats,
-            detail_px=detail_px(crop),
+            network,
+            detail_px(crop),
         )
-    return Inverted(inversion, target, likeness("invert", inversion.image, target, inside, tools.face_network))
+    measured = likeness("invert", inversion.image, target, counting.mask, network)
+    return Inverted(inversion, target, measured, counting, rest_stays=config.mask not in ("none", "face", "hull"))
 
 
 def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSettings:
@@ -131,7 +132,7 @@ def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSe
         w_stats_samples=config.w_stats_samples,
         optimize_noise=config.optimize_noise,
         stop=StopRule(config.target_loss, config.patience),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
+        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color, weights.identity),
         noise_weight=weights.noise,
         p_norm_weight=weights.p_norm,
         delta_weight=weights.delta,
@@ -150,7 +151,7 @@ def tune_settings(config: TuneConfig, speed: str = "auto") -> TuneSettings:
         lr_rampup=config.lr_rampup,
         lr_rampdown=config.lr_rampdown,
         stop=StopRule(config.target_loss),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color),
+        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color, weights.identity),
         locality_weight=config.locality_weight,
         locality_alpha=config.locality_alpha,
         locality_every=config.locality_every,
@@ -169,8 +170,11 @@ def tune_around(
     attempt: Attempt,
     title: str,
 ) -> Fitted:
-    """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo."""
-    target, inside = _target(crop, generator, tools.device)
+    """The generator fitted around the inversion where that counted, with its likeness over the same pixels."""
+    target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
+    counting = _counting_on(inverted.counting, tools.device)
+    if counting.mask is None:
+        counting = replace(counting, mask=drawn_part(crop, generator).to(tools.device))
     rng = torch.Generator().manual_seed(tools.seed)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
         tuned = tune(
@@ -180,13 +184,14 @@ def tune_around(
             tools.perceptual,
             tune_settings(config, tools.speed),
             rng,
-            Counting(inside),
+            counting,
             _on_device(attempt.resume, tools.device),
             on_step,
             base_sha256,
-            detail_px=detail_px(crop),
+            network,
+            detail_px(crop),
         )
-    return Fitted(tuned, target, likeness("tuned", tuned.image, target, inside, tools.face_network))
+    return Fitted(tuned, target, likeness("tuned", tuned.image, target, counting.mask, network))
 
 
 def detail_px(crop: Crop) -> float:
@@ -194,10 +199,8 @@ def detail_px(crop: Crop) -> float:
     return crop.alignment.size * crop.alignment.photo_px_per_crop_px
 
 
-def _target(crop: Crop, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The crop and where it counts: inside the photo, and where the generator draws."""
-    inside, canvas = torch.from_numpy(crop.inside), canvas_of(generator)
-    return torch.from_numpy(crop.image).to(device), (inside if canvas is None else inside * canvas).to(device)
+def _counting_on(counting: Counting, device: torch.device) -> Counting:
+    return Counting(*(None if x is None else x.to(device) for x in (counting.mask, counting.focus)))
 
 
 def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
@@ -211,18 +214,18 @@ def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, 
 def inversion_on(inversion: Inversion, device: torch.device) -> Inversion:
     """The inversion with its tensors on the device."""
     noise = {name: value.to(device) for name, value in inversion.noise.items()}
-    return dataclasses.replace(inversion, w=inversion.w.to(device), noise=noise, image=inversion.image.to(device))
+    return replace(inversion, w=inversion.w.to(device), noise=noise, image=inversion.image.to(device))
 
 
 @torch.no_grad()
 def likeness(
-    stage: str, image: Tensor, target: Tensor, inside: Tensor, face_network: FaceNetwork | None
+    stage: str, image: Tensor, target: Tensor, mask: Tensor | None, face_network: FaceNetwork | None
 ) -> dict[str, float]:
-    """`psnr_<stage>_db` over the pixels inside the photo and `face_distance_<stage>` between dlib's face descriptors.
+    """`psnr_<stage>_db` over the pixels that count and `face_distance_<stage>` between dlib's face descriptors.
 
-    image, target [1, 3, R, R] in [-1, 1]; inside [1, 1, R, R]. The same person has a face distance below about 0.6.
+    image, target [1, 3, R, R] in [-1, 1]; mask [1, 1, R, R]. The same person has a face distance below about 0.6.
     """
-    found = {f"psnr_{stage}_db": psnr_db(image, target, inside)}
+    found = {f"psnr_{stage}_db": psnr_db(image, target, mask)}
     if face_network is not None:
         first, second = (face_network.descriptor(cut_view(x.clamp(-1, 1), FACE_VIEW)) for x in (image, target))
         found[f"face_distance_{stage}"] = float((first - second).norm())
@@ -257,31 +260,16 @@ def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
     if config.preset is None:
         points = np.array([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 4)
         return Drag(points[:, :2], points[:, 2:], mask)
-    asked = preset_drag(config.preset, _landmarks(crop, config.preset), config.strength, shape)
+    asked = preset_drag(config.preset, _preset_face(crop, config.preset), config.strength, shape)
     if mask is None or asked.mask is None:
         return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)
     return Drag(asked.handles, asked.targets, asked.mask * mask)
 
 
-def _landmarks(crop: Crop, preset: str) -> np.ndarray:
-    """Landmarks [68, 2] in photo pixels: the alignment's own, or those of the largest face in the crop's picture."""
-    if crop.alignment.landmarks is not None:
-        return crop.alignment.landmarks
-    try:
-        face = find_faces(image_u8(torch.from_numpy(crop.image)), upsample_max=3)[0]
-    except NoFaceError as error:
-        raise NoFaceError(
-            f"edit.preset={preset} needs a face, and none was found in this picture: give points by hand with "
-            "'edit.preset=null' 'edit.points=[[x,y,x2,y2]]'."
-        ) from error
-    return crop.alignment.to_photo(face.landmarks)
-
-
-def mask_on_crop(mask: np.ndarray, alignment: Alignment) -> Tensor:
-    """A mask [H, W] float32 in [0, 1] in photo pixels, resampled to [1, 1, R, R] crop pixels."""
-    levels = np.rint(np.clip(mask, 0, 1) * 65535).astype(np.uint16)
-    crop = crop_photo(np.repeat(levels[..., None], 3, axis=2), alignment)
-    return torch.from_numpy((crop.image[:, :1] + 1) / 2).clamp(0, 1)
+def _preset_face(crop: Crop, preset: str) -> np.ndarray:
+    """Landmarks [68, 2] in photo pixels for a preset."""
+    mend = "give points by hand with 'edit.preset=null' 'edit.points=[[x,y,x2,y2]]'"
+    return landmarks_of(crop, f"edit.preset={preset}", mend)
 
 
 def edit(
@@ -312,6 +300,17 @@ def edit(
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
 
 
+def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> Dragged:
+    """The drag with what covers the face taken out of where the photo may change.
+
+    The blend adds the difference of two renderings, and they may differ behind a hand, where the photo shows the hand.
+    """
+    mask = inverted.counting.mask
+    if not inverted.rest_stays or mask is None:
+        return dragged
+    return replace(dragged, mask=_product(dragged.mask, mask_on_photo(mask, alignment)))
+
+
 def _drag_settings(config: EditConfig) -> DragSettings:
     return DragSettings(
         steps=config.steps,
@@ -340,7 +339,7 @@ def _landmark_settings(config: EditConfig) -> LandmarkSettings:
 def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) -> LandmarkLocator | None:
     """What finds the preset's landmarks in pictures like `start`; None, said aloud, when no face is found there."""
     assert config.preset is not None, "only presets name landmarks"
-    landmarks = preset_landmarks(config.preset, _landmarks(crop, config.preset))
+    landmarks = preset_landmarks(config.preset, _preset_face(crop, config.preset))
     try:
         return LandmarkLocator(image_u8(start), landmarks)
     except NoFaceError:

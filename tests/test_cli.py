@@ -135,6 +135,14 @@ def test_an_odd_name_survives_a_sweep(name: str, here: Path, run: FakeRun) -> No
     assert [(config.photo, config.edit.preset) for config, _ in run.calls] == [(name, "smile"), (name, "slim")]
 
 
+def test_words_of_the_mask_can_be_swept_and_a_path_with_a_comma_cannot(here: Path, run: FakeRun) -> None:
+    (here / "me.jpg").touch()
+    (here / "face,b.png").touch()
+    assert cli.main(["-m", "run", "me.jpg", "edit=smile", "invert.mask=face,auto"]) == 0
+    assert cli.main(["-m", "run", "me.jpg", "edit=smile,slim", "invert.mask=face,b.png"]) == 0
+    assert [config.invert.mask for config, _ in run.calls] == ["face", "auto", "face,b.png", "face,b.png"]
+
+
 @pytest.mark.parametrize("key", PATH_KEYS)
 def test_every_path_setting_takes_an_odd_path(key: str, tmp_path: Path) -> None:
     path = str(tmp_path / "a, [b] ${seed} = 'c'")
@@ -258,6 +266,11 @@ def test_nothing_but_the_run_writes_here(photo: str, run: FakeRun, here: Path) -
         (["me.jpg", "you.jpg"], "2 photos are given (me.jpg, you.jpg): allowed is one for each run."),
         (["me.jpg", "photo=you.jpg"], "2 photos are given (me.jpg, you.jpg): allowed is one for each run."),
         (["me.jpg"], "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels"),
+        (
+            ["me.jpg", "edit=smile", "invert.mask=autto"],
+            "invert.mask is autto, which does not exist: allowed are none, face, hull, auto or the path of a PNG in "
+            "photo pixels; did you mean auto?",
+        ),
         (["me.jpg", "edit=smile", "edit.mask=m.png"], "edit.mask is m.png, which does not exist: allowed is the path"),
         (["me.jpg", "invert.stps=3"], "invert.stps is not a setting: did you mean invert.steps?"),
         (["me.jpg", "invert.steps=0"], "invert.steps is 0: allowed is a whole number from 1 to 10000."),
