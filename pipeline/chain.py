@@ -296,6 +296,8 @@ class Chain:
         """The perceptual distances that this run, or the one that it continues, optimises through."""
         weights = (self.config.invert.weights.perceptual, self.config.tune.weights.perceptual)
         names = {self._perceptual_name(weight) for weight in weights}
+        if self.config.invert.weights.identity or self.config.tune.weights.identity:
+            names.add("face")
         if self.setup.earlier is not None and self.setup.earlier["perceptual"]:
             names.add(str(self.setup.earlier["perceptual"]["name"]))
         return sorted(name for name in names if name is not None)

@@ -71,6 +71,19 @@ def test_convert_to_rosinality_and_to_half_precision(tmp_path: Path) -> None:
         assert {value.dtype for value in checkpoint.tensors().values()} == {torch.float16}
 
 
+def test_convert_fits_a_linear_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = pickled(tmp_path / "network.pkl"), tmp_path / "out.safetensors"
+    assert main(["models", "convert", str(path), str(out), "start=120"]) == 0
+    with open_checkpoint(out) as checkpoint:
+        assert checkpoint.stats is not None and checkpoint.stats.start is not None
+        assert checkpoint.stats.start.weight.shape == (3 * 16 * 16, 32)
+    assert main(["models", "inspect", str(out)]) == 0
+    assert "statistics in the file, and a linear start" in capsys.readouterr().out
+    for words in (["start=7"], ["start=many"]):
+        assert main(["models", "convert", str(path), str(tmp_path / "no.safetensors"), *words]) == 2
+        assert "allowed is a number from 100 to 1000000" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

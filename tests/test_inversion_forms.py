@@ -15,7 +15,7 @@ from inversion.encoder import fit_linear_start, linear_start
 from inversion.generators.checkpoint import open_checkpoint, save_generator
 from inversion.generators.protocol import Window
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from inversion.generators.weights import expand, shapes_of, start_factors, stored
+from inversion.generators.weights import expand, named_factors, shapes_of, start_factors, stored
 from inversion.identity import load_face_network
 from inversion.latents import latent_stats
 from inversion.losses import ReconstructionWeights, area_shrunk
@@ -104,6 +104,12 @@ def test_delta_of_a_1024_px_generator_is_small() -> None:
         elif name.startswith("synthesis.") and weight.ndim < 2:
             counted += 2 * weight.numel()
     assert counted == sum(value.numel() * value.element_size() for value in factors.values())
+
+
+def test_older_files_hold_whole_changes(generator: StyleGAN2) -> None:
+    name = "synthesis.b8.conv0.weight"
+    change = torch.randn(generator.state_dict()[name].shape, generator=seeded())
+    assert torch.equal(expand(named_factors({name: change}), shapes_of(generator))[name], change)
 
 
 def test_a_delta_of_another_generator_is_refused(generator: StyleGAN2) -> None:
