@@ -20,8 +20,9 @@ from pipeline import stages
 from pipeline.artifacts import OutputError
 from pipeline.engine import Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
+from pipeline.frames import FRAMES
 from pipeline.manifest import Manifest
-from pipeline.models import LoadedGenerator, PerceptualChoice, read_face_network, read_perceptual
+from pipeline.models import LoadedGenerator, Models, PerceptualChoice
 from pipeline.outputs import (
     ALIGN,
     BLEND,
@@ -49,7 +50,7 @@ class Setup:
     """What a run starts from.
 
     perceptual is None when no stage compares pictures. photo is read when a stage needs it; photo_sha256 is "" for a
-    generated picture. earlier is the manifest of the run that is continued.
+    generated picture. earlier is the manifest of the run that is continued. models reads the other networks.
     """
 
     config: RunConfig
@@ -59,6 +60,7 @@ class Setup:
     photo: Photo | None
     photo_sha256: str
     earlier: Mapping[str, Any] | None
+    models: Models
 
     @property
     def sampled(self) -> bool:
@@ -193,13 +195,13 @@ class Chain:
         choice = self.setup.perceptual
         assert choice is not None, "a stage that inverts or tunes runs with a perceptual distance"
         network = self._face_network()
-        perceptual = read_perceptual(choice, network, self.setup.device)
+        perceptual = self.setup.models.perceptual(choice, network, self.setup.device)
         return stages.Tools(perceptual, network, self.engine.console, self.config.seed, self.setup.device)
 
     def _face_network(self) -> FaceNetwork | None:
         """The network of the face distance; without its file that measure is left out."""
         try:
-            return read_face_network(self.setup.device)
+            return self.setup.models.face_network(self.setup.device)
         except ModelError as error:
             self.engine.console.warn(f"the face distance is not measured: {error}")
             return None
@@ -215,7 +217,7 @@ class Chain:
             "generator": generator.sha256,
             "perceptual": self._perceptual_name(config.weights.perceptual),
             "seed": self.config.seed,
-            "config": _plain_config(config),
+            "config": _plain_config(config, {"frame_every"}),
         }
         title = self._title("invert", face)
         face.inverted = self.engine.obtain(
@@ -225,6 +227,11 @@ class Chain:
             face=face.number,
             known_key=self.setup.known_key("invert", face.number),
         )
+        if config.frame_every and not (face.inverted.folder / FRAMES).is_file():
+            self.engine.console.warn(
+                f"invert.frame_every is {config.frame_every}, but the inversion was computed before without frames: "
+                "resume=false computes it again with them"
+            )
 
     def _tune(self, face: FaceWork) -> None:
         config, generator = self.config.tune, self.setup.generator
@@ -240,7 +247,15 @@ class Chain:
             tune_spec(inverted.value.inversion),
             inputs,
             lambda attempt: stages.tune_around(
-                generator.module, generator.sha256, face.crop, inverted.value, self.tools, config, attempt, title
+                generator.module,
+                generator.sha256,
+                face.crop,
+                inverted.value,
+                self.tools,
+                config,
+                attempt,
+                title,
+                self.config.invert.frame_every,
             ),
             face=face.number,
             known_key=self.setup.known_key("tune", face.number),

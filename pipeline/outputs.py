@@ -20,6 +20,7 @@ from inversion.pivotal import Tuned
 from inversion.projector import Inversion
 from pipeline.artifacts import StageWriter, read_json, read_tensors
 from pipeline.engine import StageSpec
+from pipeline.frames import FRAMES
 from pipeline.pictures import enlarged, image_u8, png_bytes, preview, side_by_side
 from pipeline.video import drag_frames, write_video
 
@@ -43,20 +44,25 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Inverted:
-    """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`."""
+    """An inversion of `target` [1, 3, R, R] and how near it came: `psnr_invert_db`, `face_distance_invert`.
+
+    frames: those of `FrameKeeper.tensors`; read back from its folder it has none.
+    """
 
     inversion: Inversion
     target: Tensor
     measured: Mapping[str, float]
+    frames: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fitted:
-    """A tuned generator's difference and how near it came: `psnr_tuned_db`, `face_distance_tuned`."""
+    """A tuned generator's difference and how near it came: `psnr_tuned_db`, `face_distance_tuned`; frames as above."""
 
     tuned: Tuned
     target: Tensor
     measured: Mapping[str, float]
+    frames: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -173,6 +179,8 @@ def _save_inverted(writer: StageWriter, inverted: Inverted) -> None:
     noise = {f"noise/{name}": value for name, value in inversion.noise.items()}
     writer.tensors(TENSORS, {"w": inversion.w, "image": inversion.image, "target": inverted.target, **noise})
     _save_reconstruction(writer, inverted.target, inversion.image)
+    if inverted.frames is not None:
+        writer.tensors(FRAMES, inverted.frames)
     writer.json(FACTS, {**_course(inversion), "measured": inverted.measured})
 
 
@@ -228,6 +236,8 @@ def _save_fitted(writer: StageWriter, fitted: Fitted) -> None:
     delta = {f"delta/{name}": value for name, value in tuned.delta.items()}
     writer.tensors(TENSORS, {"image": tuned.image, "target": fitted.target, **delta})
     _save_reconstruction(writer, fitted.target, tuned.image)
+    if fitted.frames is not None:
+        writer.tensors(FRAMES, fitted.frames)
     writer.json(FACTS, {**_course(tuned), "base_sha256": tuned.base_sha256, "measured": fitted.measured})
 
 

@@ -35,11 +35,15 @@ STOP_REASONS = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Figure:
-    """One picture or video of a report: the encoded file, its media type (`image/png`, `video/mp4`) and a caption."""
+    """One picture or video of a report: the encoded file, its media type (`image/png`, `video/mp4`) and a caption.
+
+    wide: whether it takes the page's whole width, as a chart does.
+    """
 
     content: bytes
     media_type: str
     caption: str
+    wide: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,7 +109,7 @@ def _figure(figure: Figure) -> str:
         shown += "</video>"
     else:
         shown = f'<img src="{_data_address(figure)}" alt="{caption}" loading="lazy">'
-    return f'<figure class="card">{shown}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure class="card{" wide" if figure.wide else ""}">{shown}<figcaption>{caption}</figcaption></figure>'
 
 
 def _tables(manifest: Mapping[str, Any]) -> list[str]:

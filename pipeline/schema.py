@@ -124,6 +124,7 @@ class InvertConfig:
     target_loss: float = knob(0.0, 0)
     patience: int = knob(0, 0, 10000)
     checkpoint_every: int = knob(50, 1, 10000)
+    frame_every: int = knob(0, 0, 10000)
     weights: InvertWeights = field(default_factory=InvertWeights)
 
     def __post_init__(self) -> None:

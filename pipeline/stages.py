@@ -39,6 +39,7 @@ from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
 from pipeline.engine import Attempt
+from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
@@ -93,15 +94,22 @@ def invert(
     generator: LoadedGenerator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
 ) -> Inverted:
     """The crop in latent space, with its likeness over the pixels that lie inside the photo."""
+    frames = _frame_keeper(config.frame_every, draw_latent(generator.module), attempt)
     target, inside = _target(crop, generator.module, tools.device)
     settings = projector_settings(config)
     rng = torch.Generator().manual_seed(tools.seed)
     resume = _on_device(attempt.resume, tools.device)
-    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
+    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
         inversion = project(
             generator.module, target, tools.perceptual, settings, rng, inside, resume, on_step, generator.stats
         )
-    return Inverted(inversion, target, likeness("invert", inversion.image, target, inside, tools.face_network))
+    measured = likeness("invert", inversion.image, target, inside, tools.face_network)
+    return Inverted(inversion, target, measured, None if frames is None else frames.tensors())
+
+
+def _frame_keeper(every_steps: int, draw: Draw, attempt: Attempt) -> FrameKeeper | None:
+    """What keeps an optimisation's frames, from those of its checkpoint on; None when none are wanted."""
+    return FrameKeeper(every_steps, draw, attempt.resume) if every_steps else None
 
 
 def projector_settings(config: InvertConfig) -> ProjectorSettings:
@@ -149,15 +157,21 @@ def tune_around(
     config: TuneConfig,
     attempt: Attempt,
     title: str,
+    frame_every: int = 0,
 ) -> Fitted:
-    """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo."""
+    """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo.
+
+    frame_every: steps between the frames of the projection video, 0 for none.
+    """
+    inversion = inversion_on(inverted.inversion, tools.device)
+    frames = _frame_keeper(frame_every, draw_weights(generator, inversion), attempt)
     target, inside = _target(crop, generator, tools.device)
     rng = torch.Generator().manual_seed(tools.seed)
-    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
+    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
         tuned = tune(
             generator,
             target,
-            inversion_on(inverted.inversion, tools.device),
+            inversion,
             tools.perceptual,
             tune_settings(config),
             rng,
@@ -166,7 +180,8 @@ def tune_around(
             on_step,
             base_sha256,
         )
-    return Fitted(tuned, target, likeness("tuned", tuned.image, target, inside, tools.face_network))
+    measured = likeness("tuned", tuned.image, target, inside, tools.face_network)
+    return Fitted(tuned, target, measured, None if frames is None else frames.tensors())
 
 
 def _target(crop: Crop, generator: Generator, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -176,7 +191,8 @@ def _target(crop: Crop, generator: Generator, device: torch.device) -> tuple[Ten
 
 
 def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
-    """A checkpoint's tensors on the device; the state of the random generator stays on the CPU."""
+    """The optimisation's own tensors of a checkpoint on the device; the random generator's state stays on the CPU."""
+    state = without_frames(state)
     if state is None:
         return None
     moved = {name: value.to(device) for name, value in state.items() if isinstance(value, Tensor) and name != "rng"}
