@@ -26,7 +26,6 @@ _STYLE: dict[Any, Any] = {
     "text.usetex": False,
     "axes.unicode_minus": True,
 }
-_LOSS_AXIS = "loss (no unit, log scale)"
 
 History = Mapping[str, Sequence[float]]
 """Losses by name (`loss`, `reconstruction`), one number a step."""
@@ -50,7 +49,7 @@ def run_curves(histories: Mapping[str, History]) -> bytes:
         for axes, (stage, history) in zip(panels, histories.items(), strict=True):
             _line(axes, history.get("loss", ()), COLOURS[1], 1.0, "whole loss")
             _line(axes, history.get("reconstruction", ()), COLOURS[0], 1.8, "reconstruction (the picture's part)")
-            _finish(axes, stage)
+            _finish(axes, stage, "loss")
         return _png(figure)
 
 
@@ -61,7 +60,7 @@ def experiment_curves(groups: Sequence[Group], stages: Sequence[str]) -> bytes:
         for axes, stage in zip(panels, stages, strict=True):
             for number, group in enumerate(groups):
                 _group(axes, group, stage, COLOURS[number % len(COLOURS)])
-            _finish(axes, stage)
+            _finish(axes, stage, "reconstruction loss")
         return _png(figure)
 
 
@@ -98,10 +97,10 @@ def _line(
         axes.plot(np.arange(1, len(losses) + 1), losses, color=colour, linewidth=width, label=label, alpha=alpha)
 
 
-def _finish(axes: Axes, stage: str) -> None:
+def _finish(axes: Axes, stage: str, what: str) -> None:
     axes.set_title(STAGE_TITLES.get(stage, stage))
     axes.set_xlabel("step")
-    axes.set_ylabel(_LOSS_AXIS)
+    axes.set_ylabel(f"{what} (no unit, log scale)")
     if not axes.lines:
         axes.text(0.5, 0.5, "no steps", transform=axes.transAxes, ha="center", va="center")
         return
@@ -113,7 +112,7 @@ def _finish(axes: Axes, stage: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", loc="upper right")
 
 
 def _png(figure: Figure) -> bytes:

@@ -63,7 +63,7 @@ def render_report(manifest: Mapping[str, Any], comparisons: Sequence[Comparison]
         subtitle=html.escape(_subtitle(manifest)),
         failure=f'<p class="failure" role="alert">{html.escape(str(error))}</p>' if error else "",
         comparison="".join(_comparison(comparison) for comparison in comparisons),
-        pictures=_pictures(figures),
+        pictures=pictures_section(figures),
         tables="".join(_tables(manifest)),
         config=html.escape(json.dumps(manifest["config"], indent=2, ensure_ascii=False)),
     )
@@ -96,7 +96,8 @@ def _comparison(comparison: Comparison) -> str:
     )
 
 
-def _pictures(figures: Sequence[Figure]) -> str:
+def pictures_section(figures: Sequence[Figure]) -> str:
+    """The section of pictures and videos, nothing without any."""
     if not figures:
         return ""
     return f'<h2>Pictures</h2><section class="pictures">{"".join(_figure(figure) for figure in figures)}</section>'
@@ -115,10 +116,10 @@ def _figure(figure: Figure) -> str:
 def _tables(manifest: Mapping[str, Any]) -> list[str]:
     stages = [_stage_row(entry) for entry in manifest["stages"]]
     return [
-        _table("Stages", STAGE_COLUMNS, stages, numbers=(2, 3, 4)),
-        _table("Measures", ("Measure", *_face_titles(manifest)), _metric_rows(manifest), numbers=range(1, 99)),
-        _table("Files used", ("What", "Which"), _source_rows(manifest)),
-        _table("Versions", ("Package", "Version"), [(name, value) for name, value in manifest["versions"].items()]),
+        table("Stages", STAGE_COLUMNS, stages, numbers=(2, 3, 4)),
+        table("Measures", ("Measure", *_face_titles(manifest)), _metric_rows(manifest), numbers=range(1, 99)),
+        table("Files used", ("What", "Which"), _source_rows(manifest)),
+        table("Versions", ("Package", "Version"), [(name, value) for name, value in manifest["versions"].items()]),
     ]
 
 
@@ -164,16 +165,30 @@ def _source_rows(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [*rows, ("Device", str(manifest["device"])), ("Seed", str(manifest["seeds"]["seed"]))]
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str | None]], numbers: Sequence[int] = ()) -> str:
+def table(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str | None]],
+    numbers: Sequence[int] = (),
+    links: Mapping[tuple[int, int], str] | None = None,
+) -> str:
+    """A table with its heading, nothing without rows; `numbers` are the right-aligned columns.
+
+    links: for (row, column) the address, already quoted, that its text leads to.
+    """
     if not rows:
         return ""
     kinds = [' class="number"' if index in numbers else ' class="text"' for index in range(len(head))]
     names = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{html.escape(str(cell))}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
-        for row in rows
-    )
+    body = ""
+    for row_number, row in enumerate(rows):
+        texts = [_linked(str(cell), (links or {}).get((row_number, column))) for column, cell in enumerate(row)]
+        body += f"<tr>{''.join(f'<td{kind}>{text}</td>' for kind, text in zip(kinds, texts, strict=True))}</tr>"
     return (
         f'<h2>{html.escape(title)}</h2><div class="scroll"><table><thead><tr>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _linked(text: str, address: str | None) -> str:
+    return html.escape(text) if address is None else f'<a href="{html.escape(address)}">{html.escape(text)}</a>'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from data.photo import Photo, encode_photo, read_mask, read_photo
 from pipeline.artifacts import OutputError, StageStore
 from pipeline.chain import Chain, Setup
 from pipeline.engine import Engine, MissingStageError, StageRecord
+from pipeline.folders import safe_name
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
 from pipeline.models import LoadedGenerator, Models, PerceptualChoice, choose_perceptual, pick_device
@@ -25,8 +25,6 @@ from pipeline.products import publish, write_report
 from pipeline.progress import Console
 from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable
 from pipeline.stages import FORMATS
-
-MAX_STEM_LETTERS = 60
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -234,12 +232,7 @@ def _run_folder(setup: Setup) -> Path:
         return Path(config.out).absolute() / f"sample_{config.sample.seed}_{setup.generator.sha256[:8]}"
     assert setup.photo is not None
     assert setup.photo.path is not None
-    return Path(config.out).absolute() / f"{_folder_stem(setup.photo.path.stem)}_{setup.photo_sha256[:8]}"
-
-
-def _folder_stem(stem: str) -> str:
-    """The photo's name as part of a folder's name: without what file systems forbid, and not too long."""
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem)[:MAX_STEM_LETTERS].strip(". ") or "photo"
+    return Path(config.out).absolute() / f"{safe_name(setup.photo.path.stem)}_{setup.photo_sha256[:8]}"
 
 
 def _facts(setup: Setup, job: JobInfo | None) -> dict[str, Any]:
