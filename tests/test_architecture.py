@@ -144,7 +144,7 @@ def loaded_after(words: list[str]) -> set[str]:
 def test_the_command_line_starts_without_the_heavy_packages(words: list[str]) -> None:
     loaded = loaded_after(words)
     assert "pipeline" in loaded
-    assert not loaded & {"torch", "torchvision", "cv2", "dlib", "lpips", "numpy"}
+    assert not loaded & {"torch", "torchvision", "cv2", "dlib", "lpips", "numpy", "matplotlib"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["models", "list"]])
