@@ -155,9 +155,9 @@ def tune_around(
     inverted: Inverted,
     tools: Tools,
     config: TuneConfig,
+    frame_every: int,
     attempt: Attempt,
     title: str,
-    frame_every: int = 0,
 ) -> Fitted:
     """The generator fitted around the inversion, with its likeness over the pixels that lie inside the photo.
 

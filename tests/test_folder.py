@@ -28,6 +28,7 @@ from pipeline import cli, models
 from pipeline.arguments import parse_arguments
 from pipeline.folders import experiment_name, find_photos, natural_key, shown
 from pipeline.models import Models
+from pipeline.montage import sheet_shape
 from pipeline.pictures import image_u8, read_picture
 from pipeline.schema import GeneratorConfig
 from tests.runs import PHOTO, manifest_of
@@ -382,6 +383,21 @@ def test_a_sweep_of_one_photo_has_the_same_table(photos: Path, generator: Path, 
         ("a.jpg", "1", "done"),
     ]
     assert rows[0]["psnr_tuned_db"] != rows[1]["psnr_tuned_db"]
+
+
+def test_every_face_of_a_photo_is_a_row_with_a_latent_of_its_own(generator: Path, tmp_path: Path) -> None:
+    photo = cv2.resize(cv2.imread(str(PHOTO)), (320, 320), interpolation=cv2.INTER_AREA)
+    (tmp_path / "given").mkdir()
+    cv2.imwrite(str(tmp_path / "given" / "two.png"), np.hstack([photo, photo[:, ::-1]]))
+    out = tmp_path / "out"
+    assert cli.main([str(tmp_path / "given"), *settings(generator, out, "align.face=all")]) == 0
+    rows = results_of(out)["rows"]
+    assert [(row["photo"], row["face"]) for row in rows] == [("two.png", 1), ("two.png", 2)]
+    assert rows[0]["psnr_tuned_db"] != rows[1]["psnr_tuned_db"]
+    folder, name = experiment_of(out), Path(rows[0]["run"]).name
+    first, second = (np.load(folder / "latents" / f"{name}{whose}.npy") for whose in ("", "_face2"))
+    assert not np.array_equal(first, second)
+    assert read_picture((folder / "montage.png").read_bytes())[0].shape == sheet_shape(2)
 
 
 def test_networks_are_read_again_when_their_file_has_changed(tmp_path: Path) -> None:

@@ -103,9 +103,7 @@ def test_charts_are_of_one_size_and_stand_losses_that_a_log_scale_cannot_show() 
         run_curves({"invert": losses, "tune": {"loss": [], "reconstruction": []}}),
         run_curves({"invert": losses}),
         experiment_curves([Group("", [{"invert": [1.0, 0.5]}])], ["invert", "tune"]),
-        experiment_curves(
-            [Group("seed=0", [{"invert": [2.0, 1.0]}, {"invert": [1.0]}]), Group("seed=1", [])], ["invert"]
-        ),
+        experiment_curves(groups, ["invert"]),
     ]
     assert [read_picture(content)[0].shape for content in drawn] == [size] * 4
     assert len(set(drawn)) == 4
