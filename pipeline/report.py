@@ -174,7 +174,8 @@ def table(
 ) -> str:
     """A table with its heading, nothing without rows; `numbers` are the right-aligned columns.
 
-    links: for (row, column) the address, already quoted, that its text leads to.
+    links: for (row, column) the address, already quoted, that its text leads to; with links, words stay whole and a
+    table that is too wide scrolls.
     """
     if not rows:
         return ""
@@ -184,8 +185,9 @@ def table(
     for row_number, row in enumerate(rows):
         texts = [_linked(str(cell), (links or {}).get((row_number, column))) for column, cell in enumerate(row)]
         body += f"<tr>{''.join(f'<td{kind}>{text}</td>' for kind, text in zip(kinds, texts, strict=True))}</tr>"
+    whole = "" if links is None else ' class="whole"'
     return (
-        f'<h2>{html.escape(title)}</h2><div class="scroll"><table><thead><tr>{names}</tr></thead>'
+        f'<h2>{html.escape(title)}</h2><div class="scroll"><table{whole}><thead><tr>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -27,6 +27,7 @@ ONLY_IN = {
     "omegaconf": ("pipeline.cli", "pipeline.composing", "pipeline.schema"),
     "dlib": ("data.landmarks",),
     "face_recognition_models": (),
+    "matplotlib": ("pipeline.curves", "pipeline.montage"),
     "urllib.request": ("pipeline.downloads",),
     "http.client": ("pipeline.downloads",),
 }
