@@ -20,6 +20,7 @@ HELP = """\
 photodrag: align, invert and tune a photograph, drag points in it, and carry the change back into the photo.
 
   photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
+  photodrag FOLDER [key=value ...]        the same with every photo in it (or: PHOTO PHOTO ...), and a table
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
   photodrag models list                   the public generators and LPIPS trunks, and which of them are here
   photodrag models download NAME ...      fetch them; a run never does, and names the one that it lacks
@@ -34,6 +35,7 @@ Examples
   photodrag me.jpg 'edit.points=[[310,220,330,215]]'       drag (310,220) to (330,215), in pixels of the photo
   photodrag me.jpg edit=smile edit.strength=0.6 seed=3     a preset, and single settings
   photodrag me.jpg +experiment=inversion_only              only reconstruct the photo
+  photodrag faces/ +experiment=inversion_only              reconstruct every photo in faces/, with table and pictures
   photodrag from=photodrag_runs/RUN 'stages=[edit,blend]' edit=smile    another drag on an earlier run
   photodrag 'stages=[sample,edit]' sample.seed=7 edit=smile             a generated image
   photodrag me.jpg -m edit=smile edit.strength=0.5,1.0     one run for each value
@@ -57,10 +59,14 @@ Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interru
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Command:
-    """A command line taken apart: `overrides` are in Hydra's grammar, the photo among them; `words` follow `models`."""
+    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`.
+
+    photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise.
+    """
 
     verb: str
     overrides: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
     multirun: bool = False
     show_config: bool = False
     words: tuple[str, ...] = ()
@@ -70,8 +76,8 @@ class Command:
 def parse_arguments(words: Sequence[str]) -> Command:
     """Take the words behind the program's name apart; raises UsageError for what cannot be meant.
 
-    The first word that is a file is the photo, even when it holds an equals sign; a word of the shape key=value is an
-    override; any other word is a photo that does not exist.
+    The first word that is a file or a folder is the photo, even when it holds an equals sign; a word of the shape
+    key=value is an override; any other word is a further photo, or one that does not exist.
     """
     if "--" in words:
         end = list(words).index("--")
@@ -90,14 +96,19 @@ def parse_arguments(words: Sequence[str]) -> Command:
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
     photos, overrides = _split_photo(names)
     photos += paths
-    prepared = [prepare_override(text) for text in overrides]
+    demo: list[str] = []
     if verb == "demo":
-        prepared = [*_demo_overrides(photos, overrides), *prepared]
-    elif photos:
-        prepared.insert(0, f"photo={quote_path(_the_photo(photos, overrides))}")
-    if verb == "run" and not prepared and "--cfg" not in flags:
+        demo, photos = _demo_overrides(photos, overrides), []
+    else:
+        photos, overrides = _all_photos(photos, overrides)
+    prepared = [*demo, *(prepare_override(text) for text in overrides)]
+    several = len(photos) > 1 or any(is_folder(photo) for photo in photos)
+    if photos and not several:
+        prepared.insert(0, f"photo={quote_path(photos[0])}")
+    if verb == "run" and not prepared and not photos and "--cfg" not in flags:
         raise UsageError("no photo is given: write photodrag PHOTO, photodrag demo, or photodrag --help for examples")
-    return Command(verb, tuple(prepared), multirun="--multirun" in flags, show_config="--cfg" in flags)
+    multirun, show_config = "--multirun" in flags, "--cfg" in flags
+    return Command(verb, tuple(prepared), tuple(photos) if several else (), multirun, show_config)
 
 
 def help_text() -> str:
@@ -145,27 +156,32 @@ def _split_options(words: Sequence[str]) -> tuple[list[str], set[str]]:
 
 
 def _split_photo(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(photos, overrides): only the first existing file may look like an override."""
+    """(photos, overrides): only the first existing file or folder may look like an override."""
     photos: list[str] = []
     overrides: list[str] = []
     for word in words:
-        if looks_like_override(word) and (photos or not is_file(word)):
+        if looks_like_override(word) and (photos or not (is_file(word) or is_folder(word))):
             overrides.append(word)
         else:
             photos.append(word)
     return photos, overrides
 
 
-def _the_photo(photos: Sequence[str], overrides: Sequence[str]) -> str:
-    """The one photo that is given, as a word or as photo=PATH; raises UsageError for two."""
+def _all_photos(photos: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(photos and folders, the other overrides): photo=FOLDER counts as the word FOLDER.
+
+    Raises UsageError for a mistyped command, and for a word beside photo=PATH.
+    """
     given = [split_override(text)[2] for text in overrides if split_override(text)[1] == "photo"]
-    if len(photos) + len(given) > 1:
+    if photos and given:
         listed = ", ".join([*photos, *given])
-        raise UsageError(f"{len(photos) + len(given)} photos are given ({listed}): allowed is one for each run")
-    (photo,) = photos
-    if not is_file(photo) and "=" not in photo and (near := did_you_mean(photo, VERBS)):
-        raise UsageError(f"{photo} is neither a file nor a command{near}")
-    return photo
+        raise UsageError(f"{len(photos) + len(given)} photos are given ({listed}): give words only, or one photo=PATH")
+    for photo in photos:
+        if not is_file(photo) and not is_folder(photo) and "=" not in photo and (near := did_you_mean(photo, VERBS)):
+            raise UsageError(f"{photo} is neither a file nor a command{near}")
+    folders = [path for path in given if is_folder(path)]
+    others = [text for text in overrides if not (folders and split_override(text)[1] == "photo")]
+    return [*photos, *folders], others
 
 
 def _demo_overrides(photos: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -181,5 +197,13 @@ def is_file(word: str) -> bool:
     """Whether a word names an existing file; a word that cannot be a path (too long, say) does not."""
     try:
         return Path(word).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(word: str) -> bool:
+    """Whether a word names an existing folder."""
+    try:
+        return Path(word).is_dir()
     except (OSError, ValueError):
         return False

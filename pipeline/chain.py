@@ -27,9 +27,10 @@ from pipeline.counting import counting_key
 from pipeline.editability import editability_figures, try_presets
 from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
+from pipeline.frames import FRAMES
 from pipeline.manifest import Manifest
 from pipeline.measuring import likeness_figures, lpips_trunks, read_instruments, shared_with, subject_of
-from pipeline.models import LoadedGenerator, PerceptualChoice, read_face_network, read_perceptual
+from pipeline.models import LoadedGenerator, Models, PerceptualChoice
 from pipeline.outputs import (
     ALIGN,
     BLEND,
@@ -59,7 +60,7 @@ class Setup:
     """What a run starts from.
 
     perceptual is None when no stage compares pictures. photo is read when a stage needs it; photo_sha256 is "" for a
-    generated picture. earlier is the manifest of the run that is continued.
+    generated picture. earlier is the manifest of the run that is continued. models reads the other networks.
     """
 
     config: RunConfig
@@ -69,6 +70,7 @@ class Setup:
     photo: Photo | None
     photo_sha256: str
     earlier: Mapping[str, Any] | None
+    models: Models
 
     @property
     def sampled(self) -> bool:
@@ -205,14 +207,13 @@ class Chain:
         choice = self.setup.perceptual
         assert choice is not None, "a stage that inverts or tunes runs with a perceptual distance"
         network = self._face_network()
-        perceptual = read_perceptual(choice, network, self.setup.device)
-        config = self.config
+        perceptual, config = self.setup.models.perceptual(choice, network, self.setup.device), self.config
         return stages.Tools(perceptual, network, self.engine.console, config.seed, self.setup.device, config.speed)
 
     def _face_network(self) -> FaceNetwork | None:
         """The network of the face distance; without its file that measure is left out."""
         try:
-            return read_face_network(self.setup.device)
+            return self.setup.models.face_network(self.setup.device)
         except ModelError as error:
             self.engine.console.warn(f"the face distance is not measured: {error}")
             return None
@@ -235,7 +236,7 @@ class Chain:
             "seed": self.config.seed,
             "fast": self._fast,
             "mask": counting_key(config),
-            "config": _plain_config(config, {"mask"}),
+            "config": _plain_config(config, {"mask", "frame_every"}),
         }
         title = self._title("invert", face)
         face.inverted = self.engine.obtain(
@@ -245,6 +246,11 @@ class Chain:
             face=face.number,
             known_key=self.setup.known_key("invert", face.number),
         )
+        if config.frame_every and not (face.inverted.folder / FRAMES).is_file():
+            self.engine.console.warn(
+                f"invert.frame_every is {config.frame_every}, but the inversion was computed before without frames: "
+                "resume=false computes it again with them"
+            )
 
     def _tune(self, face: FaceWork) -> None:
         config, generator = self.config.tune, self.setup.generator
@@ -261,7 +267,15 @@ class Chain:
             tune_spec(inverted.value.inversion, generator.module),
             inputs,
             lambda attempt: stages.tune_around(
-                generator.module, generator.sha256, face.crop, inverted.value, self.tools, config, attempt, title
+                generator.module,
+                generator.sha256,
+                face.crop,
+                inverted.value,
+                self.tools,
+                config,
+                self.config.invert.frame_every,
+                attempt,
+                title,
             ),
             face=face.number,
             known_key=self.setup.known_key("tune", face.number),

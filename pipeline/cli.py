@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -9,12 +10,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.arguments import Command, help_text, is_file, parse_arguments
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, UsageError, exit_code, one_line, sentence
-from pipeline.quoting import quote_path
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, PhotodragError, UsageError, exit_code, one_line, sentence
+from pipeline.folders import check_photos, effective, experiment_name, find_photos
+from pipeline.quoting import quote_path, split_override
 from pipeline.schema import (
     JobInfo,
     RunConfig,
@@ -29,7 +32,10 @@ from pipeline.schema import (
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from pipeline.batch import Batch
+    from pipeline.experiment import Experiment
     from pipeline.run import RunOutcome
+    from pipeline.table import FaceResult
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -84,6 +90,8 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
         _show_config(command)
     elif command.multirun:
         return _sweep(command, debug)
+    elif command.photos:
+        return _many_photos(command, debug)
     else:
         return _run(_runnable(command.overrides), job=None)
     return EXIT_DONE
@@ -93,17 +101,21 @@ def _show_config(command: Command) -> None:
     """Print the composed settings as YAML; of a sweep, those of its first job."""
     from omegaconf import OmegaConf
 
-    overrides = next(_sweep_values(command.overrides)) if command.multirun else command.overrides
+    overrides = next(_sweep_values(command.overrides)) if command.multirun else list(command.overrides)
+    overrides = [*(f"photo={quote_path(photo)}" for photo in command.photos[:1]), *overrides]
     raw = compose_raw(overrides)
     load(raw)
     print(OmegaConf.to_yaml(raw), end="")
 
 
-def _runnable(overrides: Sequence[str]) -> RunConfig:
-    """The config of overrides, checked as far as it can be without opening a file."""
+def _runnable(overrides: Sequence[str], photos: Sequence[Path] = ()) -> RunConfig:
+    """The config of overrides, for one photo or for `photos`, checked as far as it can be without opening a file."""
     config = compose(overrides)
     _check_paths(config)
-    check_runnable(config)
+    if photos:
+        check_photos(config, photos)
+    else:
+        check_runnable(config)
     return config
 
 
@@ -140,6 +152,24 @@ def _run(config: RunConfig, job: JobInfo | None) -> int:
     return EXIT_FAILED if outcome.failures else EXIT_DONE
 
 
+def _many_photos(command: Command, debug: bool) -> int:
+    """Run every photo that is given and write the experiment's folder; 1 when any photo failed."""
+    found = find_photos(command.photos)
+    config = _runnable(command.overrides, found.photos)
+
+    from pipeline.batch import Batch
+    from pipeline.memory import keep_freed_memory
+    from pipeline.table import JobValues
+
+    keep_freed_memory()
+    batch = Batch(debug)
+    experiment = _experiment(command, config, found.skipped)
+    with _tables_kept(experiment, batch):
+        batch.run_photos(config, found.photos, None, JobValues(overrides=tuple(effective(command.overrides))))
+    _finish_experiment(experiment, batch.results)
+    return EXIT_FAILED if any(result.failed for result in batch.results) else EXIT_DONE
+
+
 def _print_outcome(outcome: RunOutcome) -> None:
     """Say where the result, the report and the run folder are; failures go to stderr."""
     for path in outcome.results:
@@ -157,23 +187,31 @@ def _sweep(command: Command, debug: bool) -> int:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    for overrides in _sweep_values(command.overrides):
-        _runnable(overrides)
+    found = find_photos(command.photos)
+    configs = [_runnable(overrides, found.photos) for overrides in _sweep_values(command.overrides)]
+
+    from pipeline.batch import Batch
+
+    batch = Batch(debug)
+    experiment = _experiment(command, configs[0], found.skipped)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     # Hydra insists on a folder of its own with a multirun.yaml; the run folder keeps all that anyone needs of it.
     with (
         tempfile.TemporaryDirectory(prefix="photodrag-sweep-") as scratch,
         hydra.initialize_config_module("conf", job_name="photodrag", version_base="1.3"),
+        _tables_kept(experiment, batch),
     ):
         engine = GlobalHydra.instance().hydra
         assert engine is not None
         overrides = [f"hydra.sweep.dir={quote_path(scratch)}", *command.overrides]
         try:
-            job = partial(_sweep_job, stamp, debug)
+            job = partial(_sweep_job, stamp, debug, batch, found.photos, tuple(experiment.swept))
             batches = engine.multirun("config", job, overrides, with_log_configuration=False)
         except HydraException as error:
             raise UsageError(f"{' '.join(command.overrides)} cannot be swept: {one_line(error)}") from error
-    failed = [job.return_value != EXIT_DONE for batch in batches or () for job in batch]
+    jobs = [job.return_value for batch in batches or () for job in batch]
+    _finish_experiment(experiment, [result for _, results in jobs for result in results])
+    failed = [code != EXIT_DONE for code, _ in jobs]
     print(f"{len(failed)} jobs, {sum(failed)} failed")
     return EXIT_FAILED if any(failed) else EXIT_DONE
 
@@ -197,20 +235,71 @@ def _sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
             yield [*first[:position], value, *first[position + 1 :]]
 
 
-def _sweep_job(stamp: str, debug: bool, cfg: DictConfig) -> int:
+def _sweep_job(
+    stamp: str, debug: bool, batch: Batch, photos: Sequence[Path], swept: Sequence[str], cfg: DictConfig
+) -> tuple[int, list[FaceResult]]:
     """One job of a sweep, called by Hydra's launcher; its failure is told and leaves the other jobs running."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
+
+    from pipeline.table import JobValues
 
     hydra_cfg = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     job = JobInfo(stamp, int(hydra_cfg.job.num), tuple(str(text) for text in overrides))
-    print(f"job {job.number}: {' '.join(text for text in job.overrides if not text.startswith('photo='))}")
+    settings = tuple(text for text in job.overrides if not text.startswith("photo="))
+    print(f"job {job.number}: {' '.join(settings)}")
+    pairs = [split_override(text)[1:] for text in settings]
+    values = JobValues(job.number, tuple(effective(settings)), {key: value for key, value in pairs if key in swept})
+    before = len(batch.results)
 
     def run_job() -> int:
         config = load(cfg)
+        if photos:
+            results = batch.run_photos(config, photos, job, values)
+            return EXIT_FAILED if any(result.failed for result in results) else EXIT_DONE
         check_runnable(config)
-        return _run(config, job)
+        outcome = batch.run_one(config, job, values)
+        _print_outcome(outcome)
+        return EXIT_FAILED if outcome.failures else EXIT_DONE
 
-    return _guarded(run_job, debug)
+    return _guarded(run_job, debug), batch.results[before:]
+
+
+def _experiment(command: Command, config: RunConfig, skipped: Sequence[str]) -> Experiment:
+    """What the folder of this command's experiment is called and says; the same command gives the same folder."""
+    from pipeline.experiment import Experiment
+
+    overrides = [text for text in command.overrides if split_override(text)[1] != "photo"]
+    swept = [item.key_or_group for item in parse_overrides(overrides) if item.is_sweep_override()]
+    given = command.photos or (config.photo or config.from_run or "generated",)
+    folder = Path(config.out).absolute() / experiment_name(given, overrides)
+    return Experiment(folder, given, overrides, swept, skipped)
+
+
+@contextlib.contextmanager
+def _tables_kept(experiment: Experiment, batch: Batch) -> Iterator[None]:
+    """Write the table of what is finished when the block ends before all is; the runs themselves are kept anyway."""
+    from pipeline.experiment import write_partial_tables
+
+    try:
+        yield
+    except BaseException:
+        if batch.results:
+            with contextlib.suppress(PhotodragError):
+                write_partial_tables(experiment, batch.results)
+        raise
+
+
+def _finish_experiment(experiment: Experiment, results: Sequence[FaceResult]) -> None:
+    """Write an experiment's folder and say where it is."""
+    from pipeline.experiment import RESULTS_CSV, write_experiment
+
+    report = write_experiment(experiment, results)
+    failed = sum(result.failed for result in results)
+    skipped = f", {len(experiment.skipped)} other files skipped" if experiment.skipped else ""
+    print(f"{len(results)} results, {failed} failed{skipped}")
+    print(f"table:  {experiment.folder / RESULTS_CSV}")
+    print(f"report: {report}")
+    print(f"folder: {experiment.folder}")

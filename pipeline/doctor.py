@@ -97,7 +97,7 @@ def check_python() -> Iterator[Check]:
 def check_packages() -> Iterator[Check]:
     """The packages that a run imports; torch and OpenCV are imported, since either may be installed yet not load."""
     heavy = ("torch", "opencv", "dlib", "torchvision", "lpips", "torchmetrics")
-    for name in (*heavy, "hydra", "numpy", "safetensors", "pillow", "tqdm", "platformdirs", "pyyaml"):
+    for name in (*heavy, "hydra", "numpy", "safetensors", "matplotlib", "pillow", "tqdm", "platformdirs", "pyyaml"):
         yield check_package(name)
 
 

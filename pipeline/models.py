@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 
@@ -21,6 +22,8 @@ from pipeline.zoo import cache_folder, cached_path
 
 if TYPE_CHECKING:
     from pipeline.schema import GeneratorConfig, PerceptualConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,3 +112,48 @@ def read_perceptual(choice: PerceptualChoice, network: FaceNetwork | None, devic
     for module in (lpips.trunk, lpips.scaling, *lpips.linears):
         module.to(device)
     return lpips
+
+
+class Models:
+    """The networks that runs one after the other share: each is read once, and again when its file has changed.
+
+    Of each kind only the last one is kept, so that a sweep over generators does not hold them all.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Hashable, object]] = {}
+
+    def generator(self, config: GeneratorConfig, device: torch.device) -> LoadedGenerator:
+        """As `read_generator`."""
+        return self._once("generator", device, generator_path(config), lambda: read_generator(config, device))
+
+    def face_network(self, device: torch.device) -> FaceNetwork:
+        """As `read_face_network`."""
+        return self._once("face", device, model_path(DESCRIPTOR_MODEL), lambda: read_face_network(device))
+
+    def perceptual(self, choice: PerceptualChoice, network: FaceNetwork | None, device: torch.device) -> Perceptual:
+        """As `read_perceptual`."""
+        if choice.name == "face":
+            return read_perceptual(choice, network if network is not None else self.face_network(device), device)
+        path = backbone_path(choice.name.removeprefix("lpips_"), choice.folder, cache_folder())
+        return self._once(choice.name, device, path, lambda: read_perceptual(choice, network, device))
+
+    def _once(self, kind: str, device: torch.device, path: Path, read: Callable[[], T]) -> T:
+        """What `read` gives, or gave when the file at `path` was the same; a missing file is left to `read`."""
+        key = (str(device), _identity(path))
+        kept_key, kept = self._kept.get(kind, (None, None))
+        if kept_key == key and key[1] is not None:
+            return cast(T, kept)
+        self._kept.pop(kind, None)  # before reading, so that both are never held at once
+        value = read()
+        self._kept[kind] = (key, value)
+        return value
+
+
+def _identity(path: Path) -> Hashable | None:
+    """What changes whenever a file is replaced or written to; None when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path.absolute()), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

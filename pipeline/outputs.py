@@ -23,6 +23,7 @@ from inversion.pivotal import Tuned
 from inversion.projector import Inversion
 from pipeline.artifacts import StageWriter, read_json, read_tensors
 from pipeline.engine import StageSpec
+from pipeline.frames import FRAMES
 from pipeline.pictures import enlarged, image_u8, png_bytes, preview, side_by_side
 from pipeline.video import drag_frames, write_video
 
@@ -53,6 +54,7 @@ class Inverted:
 
     counting: where the target counted and how much; a mask of None, as of older files, means wherever it is drawn.
     rest_stays: whether what did not count is something before the face, which an edit must leave as it is in the photo.
+    frames: those of `FrameKeeper.tensors`; read back from its folder it has none.
     """
 
     inversion: Inversion
@@ -60,15 +62,17 @@ class Inverted:
     measured: Mapping[str, float]
     counting: Counting
     rest_stays: bool = False
+    frames: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fitted:
-    """A tuned generator's difference and how near it came: `psnr_tuned_db`, `face_distance_tuned`."""
+    """A tuned generator's difference and how near it came: `psnr_tuned_db`, `face_distance_tuned`; frames as above."""
 
     tuned: Tuned
     target: Tensor
     measured: Mapping[str, float]
+    frames: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -201,6 +205,8 @@ def _save_inverted(writer: StageWriter, inverted: Inverted) -> None:
     _save_reconstruction(writer, inverted.target, inversion.image)
     if mask is not None:
         writer.bytes(COUNTED, png_bytes(np.rint(mask[0, 0].cpu().numpy() * 255).astype(np.uint8)))
+    if inverted.frames is not None:
+        writer.tensors(FRAMES, inverted.frames)
     facts = {**_course(inversion), "measured": inverted.measured}
     writer.json(FACTS, {**facts, "rest_stays": inverted.rest_stays})
 
@@ -258,6 +264,8 @@ def _save_fitted(writer: StageWriter, fitted: Fitted) -> None:
     factors = {f"{FACTOR}{name}": value for name, value in tuned.factors.items()}
     writer.tensors(TENSORS, {"image": tuned.image, "target": fitted.target, **factors})
     _save_reconstruction(writer, fitted.target, tuned.image)
+    if fitted.frames is not None:
+        writer.tensors(FRAMES, fitted.frames)
     writer.json(FACTS, {**_course(tuned), "base_sha256": tuned.base_sha256, "measured": fitted.measured})
 
 

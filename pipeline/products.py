@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import copy_file, remove_file, write_bytes
 from pipeline.chain import FaceWork
+from pipeline.curves import run_curves
 from pipeline.engine import Stored
+from pipeline.frames import FPS, projection_frames, read_path
+from pipeline.latents import LATENT, latent_files, latent_metadata
 from pipeline.manifest import Manifest
 from pipeline.outputs import COUNTED, EDITED, MASK, PAIR, RECONSTRUCTION, SAMPLE_PICTURE, VIDEO, BlendFacts
-from pipeline.pictures import enlarged, jpeg_bytes, preview, read_picture, split_pair
+from pipeline.pictures import enlarged, image_u8, jpeg_bytes, preview, read_picture, split_pair
 from pipeline.report import Comparison, Figure, render_report
+from pipeline.video import video_bytes
 
 REPORT = "report.html"
 CROP = "crop.png"
+CURVES = "curves.png"
+PROJECTION = "projection.mp4"
 MAIN_PRODUCTS = (EDITED, RECONSTRUCTION, SAMPLE_PICTURE, CROP)
 """What counts as the result of a run without `blend`: the first of these that it has."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Made:
+    """A product that no stage stores, made anew from one: its content, and the finished stage's folder."""
+
+    content: bytes
+    folder: Path
 
 
 def publish(manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[BlendFacts] | None) -> list[Path]:
@@ -37,9 +52,13 @@ def publish(manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[Blend
         results = [blended.value.result]
     for name, source in products.items():
         copy_file(source, manifest.folder / name)
-    for name in set(manifest.earlier_products) - set(products) - {REPORT}:
+    made = {_of_face(name, face): item for face in faces for name, item in _made_products(face, manifest.data).items()}
+    for name, item in made.items():
+        write_bytes(manifest.folder / name, item.content)
+    for name in set(manifest.earlier_products) - set(products) - set(made) - {REPORT}:
         remove_file(manifest.folder / Path(name).name)
-    manifest.data["products"] = {name: "/".join(source.parts[-3:]) for name, source in products.items()}
+    sources = {name: "/".join(source.parts[-3:]) for name, source in products.items()}
+    manifest.data["products"] = sources | {name: "/".join(item.folder.parts[-2:]) for name, item in made.items()}
     manifest.data["result"] = results[0] if results else None
     manifest.data["results"] = results
     return [manifest.folder / name for name in results]
@@ -68,13 +87,47 @@ def _face_products(face: FaceWork) -> dict[str, Path]:
     return found
 
 
+def _made_products(face: FaceWork, manifest: Mapping[str, Any]) -> dict[str, Made]:
+    """Of a face that was inverted: its losses as a chart, its latent as files, and the video of the way there."""
+    if face.inverted is None:
+        return {}
+    folder = face.inverted.folder if face.fitted is None else face.fitted.folder
+    found = {CURVES: Made(run_curves(histories_of(face)), folder)}
+    files = latent_files(face.inverted.value.inversion, latent_metadata(manifest, face.number))
+    found |= {f"{LATENT}{suffix}": Made(content, face.inverted.folder) for suffix, content in files.items()}
+    video = _projection(face)
+    return found if video is None else {**found, PROJECTION: Made(video, folder)}
+
+
+def histories_of(face: FaceWork) -> dict[str, dict[str, list[float]]]:
+    """The losses of a face's optimisations by stage."""
+    found = {}
+    if face.inverted is not None:
+        found["invert"] = face.inverted.value.inversion.history
+    if face.fitted is not None:
+        found["tune"] = face.fitted.value.tuned.history
+    return found
+
+
+def _projection(face: FaceWork) -> bytes | None:
+    """The video of inversion and tuning beside the crop, None when no frames were kept."""
+    assert face.inverted is not None
+    paths = [read_path(face.inverted.folder, "Inversion", image_u8(face.inverted.value.inversion.image))]
+    if face.fitted is not None:
+        paths.append(read_path(face.fitted.folder, "Tuning", image_u8(face.fitted.value.tuned.image)))
+    kept = [path for path in paths if path is not None]
+    return video_bytes(projection_frames(image_u8(face.inverted.value.target), kept), FPS) if kept else None
+
+
 def write_report(
     manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[BlendFacts] | None, status: str, error: str | None
 ) -> Path:
     """Render the report of a run that ended with `status` and write it beside the products."""
-    figures = [figure for face in faces for figure in _figures(face, len(faces))]
+    figures = [figure for face in faces for figure in _figures(face, _whose(face, len(faces)))]
     if blended is not None:
         figures.append(_jpeg(blended.folder / MASK, "White: where the photo may differ"))
+    for face in faces:
+        figures += _wide_figures(face, _whose(face, len(faces)), manifest.folder)
     manifest.data["products"][REPORT] = None
     data: dict[str, Any] = {
         **manifest.data,
@@ -106,9 +159,13 @@ def _comparison(pair: Path, before: str, after: str) -> Comparison:
     return Comparison(Figure(first, "image/jpeg", before), Figure(second, "image/jpeg", after))
 
 
-def _figures(face: FaceWork, count: int) -> list[Figure]:
+def _whose(face: FaceWork, count: int) -> str:
+    """What a caption says of the face it belongs to, nothing when there is only one."""
+    return f" (face {face.number + 1})" if count > 1 else ""
+
+
+def _figures(face: FaceWork, whose: str) -> list[Figure]:
     """Every picture of one face in the order of its stages, and the video of its drag."""
-    whose = f" (face {face.number + 1})" if count > 1 else ""
     sources: list[tuple[Path, str]] = []
     if face.sampled is not None:
         sources.append((face.sampled.folder / SAMPLE_PICTURE, "Generated picture"))
@@ -129,6 +186,20 @@ def _figures(face: FaceWork, count: int) -> list[Figure]:
         caption = f"The drag{whose}: handles red, targets blue"
         figures.append(Figure(video.read_bytes(), "video/mp4", caption))
     return figures
+
+
+def _wide_figures(face: FaceWork, whose: str, run_folder: Path) -> list[Figure]:
+    """The video of one face's way to its reconstruction, and its losses, as they lie in the run folder."""
+    wide = (
+        (PROJECTION, "video/mp4", "From the start to the reconstruction, beside the photo"),
+        (CURVES, "image/png", "Losses at each step"),
+    )
+    paths = [(run_folder / _of_face(name, face), media_type, title) for name, media_type, title in wide]
+    return [
+        Figure(path.read_bytes(), media_type, f"{title}{whose}", wide=True)
+        for path, media_type, title in paths
+        if face.inverted is not None and path.is_file()
+    ]
 
 
 def _jpeg(path: Path, caption: str) -> Figure:

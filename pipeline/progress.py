@@ -8,12 +8,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from tqdm import tqdm
 
 from inversion.optimisation import StepInfo
 from pipeline.artifacts import Checkpoints
+
+if TYPE_CHECKING:
+    from pipeline.frames import FrameKeeper
 
 
 class Step(Protocol):
@@ -36,13 +39,19 @@ class Step(Protocol):
 
 
 class Console:
-    """Where a run writes its lines: results on standard output, warnings and progress on standard error."""
+    """Where a run writes its lines: results on standard output, warnings and progress on standard error.
 
-    def __init__(self, progress: bool = True) -> None:
+    quiet: for a run that is one of many. Its lines are dropped and its bars vanish; warnings stay.
+    """
+
+    def __init__(self, progress: bool = True, quiet: bool = False) -> None:
         self.progress = progress
+        self.quiet = quiet
 
     def say(self, line: str) -> None:
         """Print one line that does not tear a progress bar."""
+        if self.quiet:
+            return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
@@ -52,7 +61,14 @@ class Console:
 
     def bar(self, name: str) -> tqdm:
         """Progress bar with the stage's name; its length is set by the first step."""
-        return tqdm(desc=name, unit="step", disable=not self.progress, file=sys.stderr, leave=True, dynamic_ncols=True)
+        return tqdm(
+            desc=name,
+            unit="step",
+            disable=not self.progress,
+            file=sys.stderr,
+            leave=not self.quiet,
+            dynamic_ncols=True,
+        )
 
 
 def show_step(bar: tqdm, info: Step) -> None:
@@ -73,9 +89,9 @@ def watched_steps(console: Console, name: str) -> Iterator[Callable[[Step], None
 
 @contextlib.contextmanager
 def checkpointed_steps(
-    console: Console, name: str, checkpoints: Checkpoints, every_steps: int
+    console: Console, name: str, checkpoints: Checkpoints, every_steps: int, frames: FrameKeeper | None = None
 ) -> Iterator[Callable[[StepInfo], None]]:
-    """An `on_step` callback that also stores a checkpoint every `every_steps` steps.
+    """An `on_step` callback that also stores a checkpoint every `every_steps` steps, with the frames kept so far.
 
     A Ctrl-C between two steps is kept until the running step has ended: its state is stored, then KeyboardInterrupt
     ends the run. A second Ctrl-C ends it at once.
@@ -85,9 +101,11 @@ def checkpointed_steps(
         def on_step(info: StepInfo) -> None:
             show_step(bar, info)
             interrupt.delayed = True
+            if frames is not None:
+                frames.keep(info)
             due = info.step % every_steps == 0 and info.step < info.total
             if due or interrupt.seen:
-                checkpoints.save(info.state())
+                checkpoints.save(info.state() if frames is None else {**info.state(), **frames.state()})
             if interrupt.seen:
                 raise KeyboardInterrupt
 

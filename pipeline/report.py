@@ -37,11 +37,15 @@ STOP_REASONS = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Figure:
-    """One picture or video of a report: the encoded file, its media type (`image/png`, `video/mp4`) and a caption."""
+    """One picture or video of a report: the encoded file, its media type (`image/png`, `video/mp4`) and a caption.
+
+    wide: whether it takes the page's whole width, as a chart does.
+    """
 
     content: bytes
     media_type: str
     caption: str
+    wide: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,7 +65,7 @@ def render_report(manifest: Mapping[str, Any], comparisons: Sequence[Comparison]
         subtitle=html.escape(_subtitle(manifest)),
         failure=f'<p class="failure" role="alert">{html.escape(str(error))}</p>' if error else "",
         comparison="".join(_comparison(comparison) for comparison in comparisons),
-        pictures=_pictures(figures),
+        pictures=pictures_section(figures),
         tables="".join(_tables(manifest)),
         config=html.escape(json.dumps(manifest["config"], indent=2, ensure_ascii=False)),
     )
@@ -94,7 +98,8 @@ def _comparison(comparison: Comparison) -> str:
     )
 
 
-def _pictures(figures: Sequence[Figure]) -> str:
+def pictures_section(figures: Sequence[Figure]) -> str:
+    """The section of pictures and videos, nothing without any."""
     if not figures:
         return ""
     return f'<h2>Pictures</h2><section class="pictures">{"".join(_figure(figure) for figure in figures)}</section>'
@@ -107,17 +112,17 @@ def _figure(figure: Figure) -> str:
         shown += "</video>"
     else:
         shown = f'<img src="{_data_address(figure)}" alt="{caption}" loading="lazy">'
-    return f'<figure class="card">{shown}<figcaption>{caption}</figcaption></figure>'
+    return f'<figure class="card{" wide" if figure.wide else ""}">{shown}<figcaption>{caption}</figcaption></figure>'
 
 
 def _tables(manifest: Mapping[str, Any]) -> list[str]:
     stages = [_stage_row(entry) for entry in manifest["stages"]]
     return [
-        _table("Stages", STAGE_COLUMNS, stages, numbers=(2, 3, 4)),
-        _table("Measures", ("Measure", *_face_titles(manifest)), _metric_rows(manifest), numbers=range(1, 99)),
-        *(_measure_table(table) for table in measure_tables(manifest)),
-        _table("Files used", ("What", "Which"), _source_rows(manifest)),
-        _table("Versions", ("Package", "Version"), [(name, value) for name, value in manifest["versions"].items()]),
+        table("Stages", STAGE_COLUMNS, stages, numbers=(2, 3, 4)),
+        table("Measures", ("Measure", *_face_titles(manifest)), _metric_rows(manifest), numbers=range(1, 99)),
+        *(_measure_table(found) for found in measure_tables(manifest)),
+        table("Files used", ("What", "Which"), _source_rows(manifest)),
+        table("Versions", ("Package", "Version"), [(name, value) for name, value in manifest["versions"].items()]),
     ]
 
 
@@ -163,21 +168,37 @@ def _source_rows(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [*rows, ("Device", str(manifest["device"])), ("Seed", str(manifest["seeds"]["seed"]))]
 
 
-def _measure_table(table: MeasureTable) -> str:
-    numbers = range(table.texts, len(table.head))
-    return _table(table.title, table.head, table.rows, numbers) + f'<p class="quiet">{html.escape(table.note)}</p>'
+def _measure_table(found: MeasureTable) -> str:
+    numbers = range(found.texts, len(found.head))
+    return table(found.title, found.head, found.rows, numbers) + f'<p class="quiet">{html.escape(found.note)}</p>'
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str | None]], numbers: Sequence[int] = ()) -> str:
+def table(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str | None]],
+    numbers: Sequence[int] = (),
+    links: Mapping[tuple[int, int], str] | None = None,
+) -> str:
+    """A table with its heading, nothing without rows; `numbers` are the right-aligned columns.
+
+    links: for (row, column) the address, already quoted, that its text leads to; with links, words stay whole and a
+    table that is too wide scrolls.
+    """
     if not rows:
         return ""
     kinds = [' class="number"' if index in numbers else ' class="text"' for index in range(len(head))]
     names = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    body = "".join(
-        f"<tr>{''.join(f'<td{kind}>{html.escape(str(cell))}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
-        for row in rows
-    )
+    body = ""
+    for row_number, row in enumerate(rows):
+        texts = [_linked(str(cell), (links or {}).get((row_number, column))) for column, cell in enumerate(row)]
+        body += f"<tr>{''.join(f'<td{kind}>{text}</td>' for kind, text in zip(kinds, texts, strict=True))}</tr>"
+    whole = "" if links is None else ' class="whole"'
     return (
-        f'<h2>{html.escape(title)}</h2><div class="scroll"><table><thead><tr>{names}</tr></thead>'
+        f'<h2>{html.escape(title)}</h2><div class="scroll"><table{whole}><thead><tr>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _linked(text: str, address: str | None) -> str:
+    return html.escape(text) if address is None else f'<a href="{html.escape(address)}">{html.escape(text)}</a>'

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ from pipeline.artifacts import OutputError, StageStore
 from pipeline.chain import Chain, Setup, computed_stages
 from pipeline.counting import PAINTED
 from pipeline.engine import Engine, MissingStageError, StageRecord
+from pipeline.folders import safe_name
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
-from pipeline.models import LoadedGenerator, PerceptualChoice, choose_perceptual, pick_device, read_generator
+from pipeline.models import LoadedGenerator, Models, PerceptualChoice, choose_perceptual, pick_device
 from pipeline.outputs import MEASURE
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
 from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable, missing_mask
 from pipeline.stages import FORMATS
 
-MAX_STEM_LETTERS = 60
 TOLD = (
     *("psnr_face_256_tuned_db", "ssim_face_256_tuned", "landmarks_tuned_percent"),
     *("editability_success_tuned", "editability_moved_tuned"),
@@ -39,29 +38,36 @@ TOLD = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RunOutcome:
-    """What a run left behind: its folder, the main results, the report, and one sentence for each face that failed."""
+    """What a run left behind: its folder, the main results, the report, and one sentence for each face that failed.
+
+    manifest: what `manifest.json` in the folder says.
+    """
 
     run_dir: Path
     results: list[Path]
     report: Path | None
     failures: list[str]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run(config: RunConfig, job: JobInfo | None = None) -> RunOutcome:
+def run(
+    config: RunConfig, job: JobInfo | None = None, models: Models | None = None, console: Console | None = None
+) -> RunOutcome:
     """Run the requested stages, reusing finished ones and continuing interrupted ones.
 
     job: which job of a sweep this is; its products then lie in a folder of their own inside the run folder, while the
-    stages are shared. The first line printed says which perceptual distance is used. Raises PhotodragError with one
-    sentence; KeyboardInterrupt passes through, and the same call then continues from the last checkpoint.
+    stages are shared. models: networks that earlier runs have read. console: where to print, standard output when left
+    out; the first line printed says which perceptual distance is used. Raises PhotodragError with one sentence;
+    KeyboardInterrupt passes through, and the same call then continues from the last checkpoint.
     """
     check_runnable(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    console = Console(config.progress)
+    console = Console(config.progress) if console is None else console
     earlier = None if config.from_run is None else read_manifest(Path(config.from_run))
-    perceptual = _choose_perceptual(config)
-    console.say(_perceptual_line(perceptual, earlier))
-    setup = _setup(config, earlier, perceptual)
+    perceptual = perceptual_of(config)
+    console.say(perceptual_line(perceptual, earlier))
+    setup = _setup(config, earlier, perceptual, Models() if models is None else models)
     store = StageStore(_run_folder(setup))
     folder = store.root if job is None else store.root / "sweep" / job.sweep / str(job.number)
     with run_lock(store.root):
@@ -87,7 +93,7 @@ def _execute(setup: Setup, store: StageStore, manifest: Manifest, console: Conso
     ending = "failed" if failures else "done", " ".join(failures) or None
     report = write_report(manifest, faces, blended, *ending)
     manifest.finish(*ending)
-    return RunOutcome(manifest.folder, results, report, failures)
+    return RunOutcome(manifest.folder, results, report, failures, manifest.data)
 
 
 def _stage_line(record: StageRecord) -> str:
@@ -134,12 +140,13 @@ def _missing_sentence(stage: str, setup: Setup) -> str:
     )
 
 
-def _choose_perceptual(config: RunConfig) -> PerceptualChoice | None:
+def perceptual_of(config: RunConfig) -> PerceptualChoice | None:
     """The perceptual distance, None when no stage of this run compares pictures."""
     return choose_perceptual(config.perceptual) if {"invert", "tune"} & set(config.stages) else None
 
 
-def _perceptual_line(choice: PerceptualChoice | None, earlier: Mapping[str, Any] | None) -> str:
+def perceptual_line(choice: PerceptualChoice | None, earlier: Mapping[str, Any] | None = None) -> str:
+    """Which perceptual distance a run uses, as it is printed."""
     if choice is not None:
         return f"perceptual: {choice.name} ({choice.reason})"
     if earlier is not None and earlier["perceptual"]:
@@ -147,7 +154,9 @@ def _perceptual_line(choice: PerceptualChoice | None, earlier: Mapping[str, Any]
     return "perceptual: not used by these stages"
 
 
-def _setup(config: RunConfig, earlier: Mapping[str, Any] | None, perceptual: PerceptualChoice | None) -> Setup:
+def _setup(
+    config: RunConfig, earlier: Mapping[str, Any] | None, perceptual: PerceptualChoice | None, models: Models
+) -> Setup:
     """Open everything that the run needs, so that what is missing or wrong stops it before it works or writes."""
     device = pick_device(config.device)
     if earlier is not None:
@@ -160,8 +169,8 @@ def _setup(config: RunConfig, earlier: Mapping[str, Any] | None, perceptual: Per
         photo_sha256 = "" if earlier is None or not earlier["photo"] else str(earlier["photo"]["sha256"])
     _try_masks(config, photo, earlier)
     _check_identity(config)
-    generator = _read_generator(config, earlier, device)
-    return Setup(config, device, generator, perceptual, photo, photo_sha256, earlier)
+    generator = _read_generator(config, earlier, device, models)
+    return Setup(config, device, generator, perceptual, photo, photo_sha256, earlier, models)
 
 
 def _check_origin(config: RunConfig, earlier: Mapping[str, Any]) -> None:
@@ -234,15 +243,17 @@ def _try_format(config: RunConfig, photo: Photo) -> None:
         encode_photo(corner, edited=True, format=FORMATS[config.blend.format], quality=config.blend.quality)
 
 
-def _read_generator(config: RunConfig, earlier: Mapping[str, Any] | None, device: torch.device) -> LoadedGenerator:
+def _read_generator(
+    config: RunConfig, earlier: Mapping[str, Any] | None, device: torch.device, models: Models
+) -> LoadedGenerator:
     """The configured generator; of a continued run the one it was made with, which must not have changed."""
     if earlier is None or "invert" in config.stages:
-        return read_generator(config.generator, device)
+        return models.generator(config.generator, device)
     wanted = earlier["generator"]
     candidates = [config.generator, GeneratorConfig(name="file", path=str(wanted["path"]))]
     for candidate in candidates:
         with contextlib.suppress(ModelError):
-            generator = read_generator(candidate, device)
+            generator = models.generator(candidate, device)
             if generator.sha256 == wanted["sha256"]:
                 return generator
     raise ModelError(
@@ -259,12 +270,7 @@ def _run_folder(setup: Setup) -> Path:
         return Path(config.out).absolute() / f"sample_{config.sample.seed}_{setup.generator.sha256[:8]}"
     assert setup.photo is not None
     assert setup.photo.path is not None
-    return Path(config.out).absolute() / f"{_folder_stem(setup.photo.path.stem)}_{setup.photo_sha256[:8]}"
-
-
-def _folder_stem(stem: str) -> str:
-    """The photo's name as part of a folder's name: without what file systems forbid, and not too long."""
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem)[:MAX_STEM_LETTERS].strip(". ") or "photo"
+    return Path(config.out).absolute() / f"{safe_name(setup.photo.path.stem)}_{setup.photo_sha256[:8]}"
 
 
 def _facts(setup: Setup, job: JobInfo | None) -> dict[str, Any]:

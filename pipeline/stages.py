@@ -39,6 +39,7 @@ from inversion.projector import Inversion, ProjectorSettings, project
 from inversion.speed import Speed
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.engine import Attempt
+from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
@@ -94,11 +95,12 @@ def invert(
     generator: LoadedGenerator, crop: Crop, tools: Tools, config: InvertConfig, attempt: Attempt, title: str
 ) -> Inverted:
     """The crop in latent space, with its likeness over the pixels that count."""
+    frames = _frame_keeper(config.frame_every, draw_latent(generator.module), attempt)
     target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
     counting = counting_of(config, crop, generator.module, generator.stats, tools.perceptual, tools.seed, tools.device)
     rng = torch.Generator().manual_seed(tools.seed)
     resume = _on_device(attempt.resume, tools.device)
-    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
+    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
         inversion = project(
             generator.module,
             target,
@@ -112,8 +114,19 @@ def invert(
             network,
             detail_px(crop),
         )
-    measured = likeness("invert", inversion.image, target, counting.mask, network)
-    return Inverted(inversion, target, measured, counting, rest_stays=config.mask not in ("none", "face", "hull"))
+    return Inverted(
+        inversion,
+        target,
+        likeness("invert", inversion.image, target, counting.mask, network),
+        counting,
+        rest_stays=config.mask not in ("none", "face", "hull"),
+        frames=None if frames is None else frames.tensors(),
+    )
+
+
+def _frame_keeper(every_steps: int, draw: Draw, attempt: Attempt) -> FrameKeeper | None:
+    """What keeps an optimisation's frames, from those of its checkpoint on; None when none are wanted."""
+    return FrameKeeper(every_steps, draw, attempt.resume) if every_steps else None
 
 
 def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSettings:
@@ -167,20 +180,26 @@ def tune_around(
     inverted: Inverted,
     tools: Tools,
     config: TuneConfig,
+    frame_every: int,
     attempt: Attempt,
     title: str,
 ) -> Fitted:
-    """The generator fitted around the inversion where that counted, with its likeness over the same pixels."""
+    """The generator fitted around the inversion where that counted, with its likeness over the same pixels.
+
+    frame_every: steps between the frames of the projection video, 0 for none.
+    """
+    inversion = inversion_on(inverted.inversion, tools.device)
+    frames = _frame_keeper(frame_every, draw_weights(generator, inversion), attempt)
     target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
     counting = _counting_on(inverted.counting, tools.device)
     if counting.mask is None:
         counting = replace(counting, mask=drawn_part(crop, generator).to(tools.device))
     rng = torch.Generator().manual_seed(tools.seed)
-    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every) as on_step:
+    with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
         tuned = tune(
             generator,
             target,
-            inversion_on(inverted.inversion, tools.device),
+            inversion,
             tools.perceptual,
             tune_settings(config, tools.speed),
             rng,
@@ -191,7 +210,8 @@ def tune_around(
             network,
             detail_px(crop),
         )
-    return Fitted(tuned, target, likeness("tuned", tuned.image, target, counting.mask, network))
+    measured = likeness("tuned", tuned.image, target, counting.mask, network)
+    return Fitted(tuned, target, measured, None if frames is None else frames.tensors())
 
 
 def detail_px(crop: Crop) -> float:
@@ -204,7 +224,8 @@ def _counting_on(counting: Counting, device: torch.device) -> Counting:
 
 
 def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
-    """A checkpoint's tensors on the device; the state of the random generator stays on the CPU."""
+    """The optimisation's own tensors of a checkpoint on the device; the random generator's state stays on the CPU."""
+    state = without_frames(state)
     if state is None:
         return None
     moved = {name: value.to(device) for name, value in state.items() if isinstance(value, Tensor) and name != "rng"}

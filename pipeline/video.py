@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> str:
     if _frame_count(path) != count:  # OpenCV says nothing when a write fails
         raise VideoError(f"The video {path} could not be written whole: free some space on its disk and try again.")
     return codec
+
+
+def video_bytes(frames: Iterable[np.ndarray], fps: int) -> bytes:
+    """An MP4 file of [H, W, 3] uint8 RGB frames of one size; raises VideoError as `write_video` does."""
+    with tempfile.TemporaryDirectory(prefix="photodrag-video-") as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, frames, fps)
+        return path.read_bytes()
 
 
 def _frame_count(path: Path) -> int:

@@ -27,6 +27,7 @@ ONLY_IN = {
     "omegaconf": ("pipeline.cli", "pipeline.composing", "pipeline.schema"),
     "dlib": ("data.landmarks",),
     "face_recognition_models": (),
+    "matplotlib": ("pipeline.curves", "pipeline.montage"),
     "urllib.request": ("pipeline.downloads",),
     "http.client": ("pipeline.downloads",),
 }
@@ -144,7 +145,7 @@ def loaded_after(words: list[str]) -> set[str]:
 def test_the_command_line_starts_without_the_heavy_packages(words: list[str]) -> None:
     loaded = loaded_after(words)
     assert "pipeline" in loaded
-    assert not loaded & {"torch", "torchvision", "cv2", "dlib", "lpips", "torchmetrics", "numpy"}
+    assert not loaded & {"torch", "torchvision", "cv2", "dlib", "lpips", "torchmetrics", "numpy", "matplotlib"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["models", "list"]])

@@ -60,7 +60,7 @@ class FakeRun:
     failures: list[str] = field(default_factory=list)
     action: Callable[[RunConfig], None] = lambda config: None
 
-    def __call__(self, config: RunConfig, job: JobInfo | None) -> RunOutcome:
+    def __call__(self, config: RunConfig, job: JobInfo | None, models: object = None) -> RunOutcome:
         self.calls.append((config, job))
         self.action(config)
         report = self.folder / "report.html"
@@ -249,9 +249,12 @@ def test_the_end_says_where_everything_is(photo: str, run: FakeRun, capsys: pyte
 
 def test_nothing_but_the_run_writes_here(photo: str, run: FakeRun, here: Path) -> None:
     cli.main([photo, "edit=smile"])
-    cli.main([photo, "-m", "edit=smile", "seed=1,2"])
     cli.main([photo, "--cfg", "job"])
     assert [path.name for path in here.iterdir()] == ["me.jpg"]
+    cli.main([photo, "-m", "edit=smile", "seed=1,2"])
+    assert sorted(path.name for path in here.iterdir()) == ["me.jpg", "photodrag_runs"]
+    (experiment,) = (here / "photodrag_runs").iterdir()
+    assert experiment.name.startswith("experiment_me_")
 
 
 @pytest.mark.parametrize(
@@ -262,9 +265,8 @@ def test_nothing_but_the_run_writes_here(photo: str, run: FakeRun, here: Path) -
         (["photo=nope.jpg"], "photo is nope.jpg, which does not exist: allowed is the path of a file"),
         (["x" * 5000], f"photo is {'x' * 5000}, which does not exist"),
         (["docter"], "docter is neither a file nor a command; did you mean doctor?"),
-        (["."], "photo is ., a folder: allowed is one file."),
-        (["me.jpg", "you.jpg"], "2 photos are given (me.jpg, you.jpg): allowed is one for each run."),
-        (["me.jpg", "photo=you.jpg"], "2 photos are given (me.jpg, you.jpg): allowed is one for each run."),
+        (["me.jpg", "you.jpg"], "photo is you.jpg, which does not exist: allowed are paths of photos and of folders;"),
+        (["me.jpg", "photo=you.jpg"], "2 photos are given (me.jpg, you.jpg): give words only, or one photo=PATH."),
         (["me.jpg"], "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels"),
         (
             ["me.jpg", "edit=smile", "invert.mask=autto"],

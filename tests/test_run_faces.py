@@ -52,6 +52,9 @@ def test_every_face_is_inverted_and_only_the_one_with_points_changes(
     assert not np.array_equal(before[:, 512:], after[:, 512:])
     assert (outcome.run_dir / "edit_face2.mp4").is_file()
     assert (outcome.run_dir / "reconstruction_face2.png").is_file()
+    first, second = (np.load(outcome.run_dir / f"latent{whose}.npy") for whose in ("", "_face2"))
+    assert first.shape == second.shape and not np.array_equal(first, second)
+    assert (outcome.run_dir / "curves_face2.png").is_file()
 
 
 def test_preset_moves_every_face(generator: Path, two_faces: Path, tmp_path: Path) -> None:
