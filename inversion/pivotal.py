@@ -38,7 +38,7 @@ class TuneSettings:
 
     steps: int = 150
     rank: int = 16
-    lr: float = 1e-3
+    lr: float = 5e-4
     lr_rampup: float = 0.1
     lr_rampdown: float = 0.25
     stop: StopRule = field(default_factory=StopRule)

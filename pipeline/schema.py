@@ -175,7 +175,7 @@ class TuneConfig:
     KEY: ClassVar[str] = "tune"
     steps: int = knob(150, 0, 10000)
     rank: int = knob(16, 0, 512)
-    lr: float = knob(1e-3, above=0, high=1)
+    lr: float = knob(5e-4, above=0, high=1)
     lr_rampup: float = knob(0.1, 0, 1)
     lr_rampdown: float = knob(0.25, 0, 1)
     target_loss: float = knob(0.0, 0)
