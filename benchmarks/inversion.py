@@ -1,13 +1,13 @@
 """Our inversion against published pivotal tuning: quality over time on validation faces, editability, cost of a step.
 
     python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--pictures FOLDER]
-        [--keep FOLDER] [--workers N] [--ablation] [--no-costs]
+        [--keep FOLDER] [--workers N] [--ablation [--drags]] [--no-costs]
 
 For each face, PTI as published (`+experiment=pti_published`) and our defaults run one after the other in one process,
 the order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and
 the distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
-continue where it ended; --ablation measures each of our ideas taken away, on --count faces. The cost of a step is
-measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
+continue where it ended; --ablation measures each of our ideas taken away, on --count faces (--drags: editability too).
+The cost of a step is measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 
 from benchmarks import step_costs
 from benchmarks.common import in_processes, tell
-from benchmarks.courses import Outcome, at_time, kept_course, time_to
+from benchmarks.courses import PRESETS, Outcome, at_time, kept_course, time_to
 from benchmarks.inversion_pictures import draw_curves, draw_faces
 from data.faces import list_faces
 from pipeline.editability import MOVED_ENOUGH
@@ -70,10 +70,9 @@ def run_face(numbered: tuple[int, Path], keep: Path | None) -> tuple[Face, dict[
     return {name: found[name][0] for name in METHODS}, {name: found[name][1] for name in METHODS}
 
 
-def run_variant(path: Path, name: str, keep: Path | None) -> Outcome:
-    """One of the ablations on one face; "ours" is what the comparison with PTI kept."""
-    plain = name if name == "ours" else f"ablation {list(ABLATIONS).index(name)}"
-    return kept_course(path, ABLATIONS[name], keep, plain)[0]
+def run_variant(path: Path, name: str, keep: Path | None, drags: bool) -> Outcome:
+    """One of the ablations on one face."""
+    return kept_course(path, ABLATIONS[name], keep, f"ablation {name}", PRESETS if drags else ())[0]
 
 
 def figures_of(faces: Sequence[Face]) -> dict[str, float]:
@@ -110,23 +109,25 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
         "psnr_db": statistics.median(point.psnr_db for point in ends),
         "feature_distance": statistics.median(point.feature_distance for point in ends),
         "face_distance": statistics.median(outcome.face_distance for outcome in outcomes),
+    } | ({} if not moved else drag_summary(moved, changed))
+
+
+def drag_summary(moved: Sequence[float | None], changed: Sequence[float]) -> dict[str, float]:
+    """The share of drags that got far enough, the mean share of the way, and dlib's face distance before to after."""
+    return {
         "editability": statistics.fmean(value is not None and value >= MOVED_ENOUGH for value in moved),
         "editability_moved": statistics.fmean(min(1.0, max(0.0, value or 0.0)) for value in moved),
-        "edit_face_distance": statistics.fmean(changed),
+        "edit_face_distance": statistics.fmean(changed) if changed else float("nan"),
     }
 
 
 def print_ablation(rows: Mapping[str, Sequence[Outcome]]) -> None:
     """A table, one line for each variant."""
-    print("| variant | s | PSNR [dB] | features | face distance | drags that arrive | of the way | face after a drag |")
-    print("|---|---|---|---|---|---|---|---|")
+    names = list(summary(next(iter(rows.values()))))
+    print(f"| variant | {' | '.join(names)} |")
+    print("|---|" + "---|" * len(names))
     for name, outcomes in rows.items():
-        s = summary(outcomes)
-        print(
-            f"| {name} | {s['seconds']:.1f} | {s['psnr_db']:.1f} | {s['feature_distance']:.4f} | "
-            f"{s['face_distance']:.3f} | {s['editability']:.2f} | {s['editability_moved']:.2f} | "
-            f"{s['edit_face_distance']:.2f} |"
-        )
+        print(f"| {name} | {' | '.join(f'{value:.3g}' for value in summary(outcomes).values())} |")
 
 
 def main() -> None:
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder of finished faces, from which a broken run continues")
     parser.add_argument("--workers", type=int, default=1, help="faces at once, each on one thread")
     parser.add_argument("--ablation", action="store_true", help="measure variants of ours instead of PTI")
+    parser.add_argument("--drags", action="store_true", help="with --ablation: drag every result by presets too")
     parser.add_argument("--no-costs", action="store_true", help="leave out the cost of a step")
     options = parser.parse_args()
     paths = list_faces(options.faces, "val")
@@ -147,7 +149,9 @@ def main() -> None:
     picks = [paths[index * len(paths) // count] for index in range(count)]
     if options.ablation:
         rows = {
-            name: in_processes(partial(run_variant, name=name, keep=options.keep), picks, options.workers, name)
+            name: in_processes(
+                partial(run_variant, name=name, keep=options.keep, drags=options.drags), picks, options.workers, name
+            )
             for name in ABLATIONS
         }
         print_ablation(rows)

@@ -74,7 +74,13 @@ def find_covers(
     settings = settings or OcclusionSettings()
     where = counted if face is None else counted * _dilated(face > 0.5, settings.around).to(counted)
     coarse = ProjectorSettings(
-        space="w", steps=settings.steps, optimize_noise=False, weights=ReconstructionWeights(pixel=10.0)
+        space="w",
+        steps=settings.steps,
+        lr=0.05,
+        start="samples",
+        optimize_noise=False,
+        weights=ReconstructionWeights(pixel=10.0),
+        p_norm_weight=0.005,
     )
     stats = stats or latent_stats(generator, coarse.w_stats_samples, rng)
     fit = project(generator, target, perceptual, coarse, rng, Counting(counted), stats=stats)

@@ -252,7 +252,9 @@ def test_delta_and_base_are_the_tuned_generator(tmp_path: Path) -> None:
     assert torch.equal(state["synthesis.b8.conv1.noise_const"], noise["b8.conv1"])
     save_generator(generator, tmp_path / "whole.safetensors")
     assert read_delta(tmp_path / "whole.safetensors") is None
-    with pytest.raises(ModelError, match=r"does not fit this generator: synthesis\.b8\.conv0\.weight has no place"):
+    with pytest.raises(
+        ModelError, match=r"does not fit this generator: .synthesis\.b8\.conv0\.weight. .* has no place"
+    ):
         tuned_state(dict(tiny_generator(16, channels=8).state_dict()), delta)
     with pytest.raises(ModelError, match="weight delta"):
         open_checkpoint(tmp_path / "delta.safetensors")

@@ -193,7 +193,7 @@ def test_coarse_pictures_with_their_residual_are_area_means(generator: StyleGAN2
 def test_windows_tune_as_well_as_whole_pictures(generator: StyleGAN2, face: FacePerceptual) -> None:
     target = samples(tiny_generator(64, channels=24, seed=9), 1, 16)
     whole, windows = (low_rank(generator, target, face, compare_px=side) for side in (64, 32))
-    assert windows.metrics["psnr_db"] > whole.metrics["psnr_db"] - 2.0
+    assert windows.metrics["psnr_db"] > whole.metrics["psnr_db"] - 3.0
     assert windows.metrics["psnr_db"] > windows.inversion.metrics["psnr_db"] + 4
     pivot = project(generator, target, face, replace(QUICK, compare_px=32, steps=40), seeded())
     plain = project(generator, target, face, replace(QUICK, compare_px=64, steps=40), seeded())
