@@ -1,7 +1,7 @@
 """Our inversion against published pivotal tuning: quality over time on validation faces, editability, cost of a step.
 
     python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--pictures FOLDER]
-        [--keep FOLDER] [--workers N] [--ablation [--drags]] [--no-costs]
+        [--keep FOLDER [--finished]] [--workers N] [--ablation [--drags]] [--no-costs]
 
 For each face, PTI as published (`+experiment=pti_published`) and our defaults run one after the other in one process,
 the order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--pictures", type=Path, help="folder for curves.png and faces.png")
     parser.add_argument("--keep", type=Path, help="folder of finished faces, from which a broken run continues")
+    parser.add_argument("--finished", action="store_true", help="only faces that --keep already holds")
     parser.add_argument("--workers", type=int, default=1, help="faces at once, each on one thread")
     parser.add_argument("--ablation", action="store_true", help="measure variants of ours instead of PTI")
     parser.add_argument("--drags", action="store_true", help="with --ablation: drag every result by presets too")
@@ -147,6 +148,8 @@ def main() -> None:
     paths = list_faces(options.faces, "val")
     count = min(2 if options.quick else options.count, len(paths))
     picks = [paths[index * len(paths) // count] for index in range(count)]
+    if options.finished and options.keep is None:
+        parser.error("--finished needs --keep FOLDER")
     if options.ablation:
         rows = {
             name: in_processes(
@@ -156,6 +159,10 @@ def main() -> None:
         }
         print_ablation(rows)
         return
+    if options.finished:
+        picks = [
+            path for path in picks if all((options.keep / f"{path.stem}_{name}.npz").is_file() for name in METHODS)
+        ]
     work = partial(run_face, keep=options.keep)
     found = in_processes(work, list(enumerate(picks)), options.workers, "faces")
     faces = [outcomes for outcomes, _ in found]

@@ -40,8 +40,8 @@ class ProjectorSettings:
     """
 
     space: Literal["w_plus", "w"] = "w_plus"
-    steps: int = 150
-    lr: float = 0.1
+    steps: int = 250
+    lr: float = 0.05
     lr_rampup: float = 0.05
     lr_rampdown: float = 0.25
     latent_noise: float = 0.0
@@ -53,7 +53,7 @@ class ProjectorSettings:
     stop: StopRule = field(default_factory=StopRule)
     weights: ReconstructionWeights = field(default_factory=lambda: ReconstructionWeights(pixel=10.0))
     noise_weight: float = 1e5
-    p_norm_weight: float = 0.01
+    p_norm_weight: float = 0.005
     delta_weight: float = 0.0
     compare_px: int = 0
     speed: Speed = "auto"

@@ -103,7 +103,7 @@ class InvertWeights:
     color: float = knob(1.0, 0)
     identity: float = knob(0.0, 0)
     noise: float = knob(1e5, 0)
-    p_norm: float = knob(0.01, 0)
+    p_norm: float = knob(0.005, 0)
     delta: float = knob(0.0, 0)
 
     def __post_init__(self) -> None:
@@ -121,8 +121,8 @@ class InvertConfig:
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
-    steps: int = knob(150, 1, 10000)
-    lr: float = knob(0.1, above=0, high=1)
+    steps: int = knob(250, 1, 10000)
+    lr: float = knob(0.05, above=0, high=1)
     lr_rampup: float = knob(0.05, 0, 1)
     lr_rampdown: float = knob(0.25, 0, 1)
     latent_noise: float = knob(0.0, 0, 1)
