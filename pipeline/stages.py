@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -34,7 +34,7 @@ from inversion.identity import FaceNetwork
 from inversion.losses import Counting, ReconstructionWeights, psnr_db
 from inversion.optimisation import StopRule
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
-from inversion.pivotal import TuneSettings, tune
+from inversion.pivotal import Tuned, TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
 from inversion.speed import Speed
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
@@ -99,7 +99,7 @@ def invert(
     target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
     counting = counting_of(config, crop, generator.module, generator.stats, tools.perceptual, tools.seed, tools.device)
     rng = torch.Generator().manual_seed(tools.seed)
-    resume = _on_device(attempt.resume, tools.device)
+    resume = on_device(attempt.resume, tools.device)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
         inversion = project(
             generator.module,
@@ -114,14 +114,21 @@ def invert(
             network,
             detail_px(crop),
         )
-    return Inverted(
-        inversion,
-        target,
-        likeness("invert", inversion.image, target, counting.mask, network),
-        counting,
-        rest_stays=config.mask not in ("none", "face", "hull"),
-        frames=None if frames is None else frames.tensors(),
-    )
+    return inverted(inversion, target, counting, config, tools, None if frames is None else frames.tensors())
+
+
+def inverted(
+    inversion: Inversion,
+    target: Tensor,
+    counting: Counting,
+    config: InvertConfig,
+    tools: Tools,
+    frames: Mapping[str, Tensor] | None,
+) -> Inverted:
+    """An inversion of target [1, 3, R, R] with its likeness over the pixels that count."""
+    measured = likeness("invert", inversion.image, target, counting.mask, tools.face_network)
+    rest_stays = config.mask not in ("none", "face", "hull")
+    return Inverted(inversion, target, measured, counting, rest_stays, frames)
 
 
 def _frame_keeper(every_steps: int, draw: Draw, attempt: Attempt) -> FrameKeeper | None:
@@ -191,7 +198,7 @@ def tune_around(
     inversion = inversion_on(inverted.inversion, tools.device)
     frames = _frame_keeper(frame_every, draw_weights(generator, inversion), attempt)
     target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
-    counting = _counting_on(inverted.counting, tools.device)
+    counting = counting_on(inverted.counting, tools.device)
     if counting.mask is None:
         counting = replace(counting, mask=drawn_part(crop, generator).to(tools.device))
     rng = torch.Generator().manual_seed(tools.seed)
@@ -204,14 +211,25 @@ def tune_around(
             tune_settings(config, tools.speed),
             rng,
             counting,
-            _on_device(attempt.resume, tools.device),
+            on_device(attempt.resume, tools.device),
             on_step,
             base_sha256,
             network,
             detail_px(crop),
         )
-    measured = likeness("tuned", tuned.image, target, counting.mask, network)
-    return Fitted(tuned, target, measured, None if frames is None else frames.tensors())
+    return fitted(tuned, target, counting.mask, tools, None if frames is None else frames.tensors())
+
+
+def fitted(
+    tuned: Tuned,
+    target: Tensor,
+    mask: Tensor | None,
+    tools: Tools,
+    frames: Mapping[str, Tensor] | None,
+    between: bytes | None = None,
+) -> Fitted:
+    """A tuning for target [1, 3, R, R] with its likeness over the pixels that count."""
+    return Fitted(tuned, target, likeness("tuned", tuned.image, target, mask, tools.face_network), frames, between)
 
 
 def detail_px(crop: Crop) -> float:
@@ -219,11 +237,12 @@ def detail_px(crop: Crop) -> float:
     return crop.alignment.size * crop.alignment.photo_px_per_crop_px
 
 
-def _counting_on(counting: Counting, device: torch.device) -> Counting:
+def counting_on(counting: Counting, device: torch.device) -> Counting:
+    """Where a target counts, on the device."""
     return Counting(*(None if x is None else x.to(device) for x in (counting.mask, counting.focus)))
 
 
-def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
+def on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
     """The optimisation's own tensors of a checkpoint on the device; the random generator's state stays on the CPU."""
     state = without_frames(state)
     if state is None:
