@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,16 +31,15 @@ from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
-from inversion.losses import Counting, ReconstructionWeights, psnr_db
-from inversion.optimisation import StopRule
+from inversion.losses import Counting, psnr_db
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
-from inversion.pivotal import Tuned, TuneSettings, tune
-from inversion.projector import Inversion, ProjectorSettings, project
-from inversion.speed import Speed
+from inversion.pivotal import Tuned, tune
+from inversion.projector import Inversion, project
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.engine import Attempt
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
+from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
 from pipeline.progress import Console, checkpointed_steps, watched_steps
@@ -134,50 +133,6 @@ def inverted(
 def _frame_keeper(every_steps: int, draw: Draw, attempt: Attempt) -> FrameKeeper | None:
     """What keeps an optimisation's frames, from those of its checkpoint on; None when none are wanted."""
     return FrameKeeper(every_steps, draw, attempt.resume) if every_steps else None
-
-
-def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSettings:
-    """The config's inversion in the projector's own terms."""
-    weights = config.weights
-    return ProjectorSettings(
-        space="w" if config.space == "w" else "w_plus",
-        steps=config.steps,
-        lr=config.lr,
-        lr_rampup=config.lr_rampup,
-        lr_rampdown=config.lr_rampdown,
-        latent_noise=config.latent_noise,
-        latent_noise_until=config.latent_noise_until,
-        start=cast(Literal["auto", "mean", "samples"], config.start),
-        start_samples=config.start_samples,
-        w_stats_samples=config.w_stats_samples,
-        optimize_noise=config.optimize_noise,
-        stop=StopRule(config.target_loss, config.patience),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color, weights.identity),
-        noise_weight=weights.noise,
-        p_norm_weight=weights.p_norm,
-        delta_weight=weights.delta,
-        compare_px=config.compare_px,
-        speed=cast(Speed, speed),
-    )
-
-
-def tune_settings(config: TuneConfig, speed: str = "auto") -> TuneSettings:
-    """The config's tuning in the tuner's own terms."""
-    weights = config.weights
-    return TuneSettings(
-        steps=config.steps,
-        rank=config.rank,
-        lr=config.lr,
-        lr_rampup=config.lr_rampup,
-        lr_rampdown=config.lr_rampdown,
-        stop=StopRule(config.target_loss),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color, weights.identity),
-        locality_weight=config.locality_weight,
-        locality_alpha=config.locality_alpha,
-        locality_every=config.locality_every,
-        compare_px=config.compare_px,
-        speed=cast(Speed, speed),
-    )
 
 
 def tune_around(

@@ -24,6 +24,7 @@ from pipeline.counting import counting_of, drawn_part
 from pipeline.engine import Attempt, Engine, Fresh, key_of, load_checkpoint
 from pipeline.fitting import ReadTools, invert_inputs, tune_inputs
 from pipeline.frames import GroupFrames, draw_latent, draw_weights
+from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import INVERT, Fitted, Inverted, tune_spec
 from pipeline.progress import Console, checkpointed_steps
 from pipeline.video import VideoError, video_bytes
@@ -147,7 +148,7 @@ def _inverted_batch(ready: Sequence[tuple[Member, Counting]], tools: stages.Tool
             generator.module,
             targets,
             tools.perceptual,
-            stages.projector_settings(config, tools.speed),
+            projector_settings(config, tools.speed),
             torch.Generator().manual_seed(tools.seed),
             stacked(countings),
             stages.on_device(attempt.resume, tools.device),
@@ -234,7 +235,7 @@ def _tuned_group(members: Sequence[Member], tools: stages.Tools, attempt: Attemp
             targets,
             inversions,
             tools.perceptual,
-            stages.tune_settings(config, tools.speed),
+            tune_settings(config, tools.speed),
             torch.Generator().manual_seed(tools.seed),
             stacked(countings),
             stages.on_device(attempt.resume, tools.device),
