@@ -14,7 +14,7 @@ from data.errors import UsageError
 from pipeline import stages
 from pipeline.artifacts import OutputError, StageStore
 from pipeline.engine import Engine
-from pipeline.fitting import align_photo, invert_face, read_tools
+from pipeline.fitting import ReadTools, align_photo, invert_face, read_tools
 from pipeline.locks import run_lock
 from pipeline.models import Models
 from pipeline.progress import Console
@@ -55,7 +55,7 @@ def gather(config: RunConfig, photos: Sequence[Path], models: Models, console: C
             if members:
                 invert_side_by_side(members, partial(tools, members[0]), console)
             if shares_tuning(config):
-                kept += [member for member in members if _inverted(member, tools(member))]
+                kept += [member for member in members if _inverted(member, partial(tools, member))]
     if shares_tuning(config):
         with _locked(kept) as members:
             company.keys = tune_shared(members, lambda: tools(members[0]), console)
@@ -97,10 +97,10 @@ def _locked(members: Sequence[Member]) -> Iterator[list[Member]]:
         yield [member for member in members if held[member.engine.store.root]]
 
 
-def _inverted(member: Member, tools: stages.Tools) -> bool:
+def _inverted(member: Member, tools: ReadTools) -> bool:
     """Whether a face has its inversion, which is computed by itself where it is missing."""
     try:
-        member.face.inverted = invert_face(member.setup, member.engine, member.face, lambda: tools, "invert")
+        member.face.inverted = invert_face(member.setup, member.engine, member.face, tools, "invert")
     except OutputError:
         raise
     except Exception:  # noqa: BLE001  the photo's own run meets it again and tells it
