@@ -27,9 +27,10 @@ from inversion.perceptual import Perceptual
 from inversion.pivotal import tune
 from inversion.projector import project
 from pipeline.models import LoadedGenerator, choose_perceptual, read_face_network, read_generator, read_perceptual
+from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.quoting import quote_path
 from pipeline.schema import RunConfig, compose
-from pipeline.stages import likeness, projector_settings, tune_settings
+from pipeline.stages import likeness
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")

@@ -21,10 +21,11 @@ from inversion.optimisation import StepInfo
 from inversion.pivotal import apply_delta, tune
 from inversion.projector import project
 from pipeline.editability import try_presets
+from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.pictures import image_u8
 from pipeline.progress import Console
 from pipeline.schema import compose
-from pipeline.stages import likeness, projector_settings, tune_settings
+from pipeline.stages import likeness
 
 EVERY = 10
 PRESETS = ("smile", "open_mouth", "turn_left", "raise_brows")

@@ -36,6 +36,7 @@ Examples
   photodrag me.jpg edit=smile edit.strength=0.6 seed=3     a preset, and single settings
   photodrag me.jpg +experiment=inversion_only              only reconstruct the photo
   photodrag faces/ +experiment=inversion_only              reconstruct every photo in faces/, with table and pictures
+  photodrag me1.jpg me2.jpg tune.shared=true edit=smile    one generator for several photos of a person
   photodrag from=photodrag_runs/RUN 'stages=[edit,blend]' edit=smile    another drag on an earlier run
   photodrag 'stages=[sample,edit]' sample.seed=7 edit=smile             a generated image
   photodrag me.jpg -m edit=smile edit.strength=0.5,1.0     one run for each value

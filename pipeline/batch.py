@@ -12,6 +12,7 @@ from pathlib import Path
 import pipeline.run
 from data.files import file_sha256
 from pipeline.artifacts import OutputError
+from pipeline.company import fits_together, gather
 from pipeline.errors import sentence
 from pipeline.folders import check_photos, shown
 from pipeline.models import Models, pick_device
@@ -19,6 +20,7 @@ from pipeline.progress import Console
 from pipeline.run import RunOutcome, perceptual_line, perceptual_of
 from pipeline.schema import JobInfo, RunConfig
 from pipeline.table import FaceResult, JobValues, failed_result, results_of
+from pipeline.together import Company
 
 MAIN_MEASURES = ("psnr_tuned_db", "psnr_invert_db")
 """What the line of a finished photo shows: the first of these that it has."""
@@ -47,19 +49,22 @@ class Batch:
         console = Console(config.progress)
         console.say(perceptual_line(perceptual_of(config)))
         self.models.generator(config.generator, pick_device(config.device))
+        company = gather(config, photos, self.models, console) if fits_together(config) else None
         found: list[FaceResult] = []
         for number, photo in enumerate(photos, start=1):
             started = time.monotonic()
-            results = self._photo(replace(config, photo=str(photo)), photo, job, values)
+            results = self._photo(replace(config, photo=str(photo)), photo, job, values, company)
             self.results += results
             found += results
             line = f"[{number}/{len(photos)}] {shown(photo.name)}: {_ending(results, time.monotonic() - started)}"
             (console.warn if any(result.failed for result in results) else console.say)(line)
         return found
 
-    def _photo(self, config: RunConfig, photo: Path, job: JobInfo | None, values: JobValues) -> list[FaceResult]:
+    def _photo(
+        self, config: RunConfig, photo: Path, job: JobInfo | None, values: JobValues, company: Company | None
+    ) -> list[FaceResult]:
         try:
-            outcome = pipeline.run.run(config, job, self.models, Console(config.progress, quiet=True))
+            outcome = pipeline.run.run(config, job, self.models, Console(config.progress, quiet=True), company)
         except OutputError:
             raise
         except Exception as error:  # noqa: BLE001  whatever went wrong with one photo, the others run

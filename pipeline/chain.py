@@ -3,115 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from data.alignment import Crop
-from data.errors import ModelError, PhotodragError
-from data.photo import Photo
-from editing.points import Drag, check_pairs
+from data.errors import PhotodragError
+from editing.points import check_pairs
 from inversion.generators.protocol import Generator, NoiseMaps
-from inversion.identity import FaceNetwork
 from inversion.pivotal import apply_delta
-from inversion.speed import Speed, runs_fast
 from pipeline import stages
 from pipeline.artifacts import OutputError
-from pipeline.counting import counting_key
 from pipeline.editability import editability_figures, try_presets
 from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
-from pipeline.frames import FRAMES
+from pipeline.fitting import align_photo, invert_face, read_tools, tune_face, warn_of_frames
 from pipeline.manifest import Manifest
 from pipeline.measuring import likeness_figures, lpips_trunks, read_instruments, shared_with, subject_of
-from pipeline.models import LoadedGenerator, Models, PerceptualChoice
-from pipeline.outputs import (
-    ALIGN,
-    BLEND,
-    EDIT,
-    INVERT,
-    MEASURE,
-    SAMPLE,
-    Aligned,
-    BlendFacts,
-    Dragged,
-    Fitted,
-    Inverted,
-    Measured,
-    Sampled,
-    tune_spec,
-)
-from pipeline.schema import CHAIN, RunConfig
-
-T = TypeVar("T")
-
-NOT_IN_KEYS = frozenset({"checkpoint_every"})
-"""Settings that cannot change what a stage computes."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Setup:
-    """What a run starts from.
-
-    perceptual is None when no stage compares pictures. photo is read when a stage needs it; photo_sha256 is "" for a
-    generated picture. earlier is the manifest of the run that is continued. models reads the other networks.
-    """
-
-    config: RunConfig
-    device: torch.device
-    generator: LoadedGenerator
-    perceptual: PerceptualChoice | None
-    photo: Photo | None
-    photo_sha256: str
-    earlier: Mapping[str, Any] | None
-    models: Models
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the picture is a generated one."""
-        return "sample" in self.config.stages or (self.earlier is not None and "sample" in self.earlier["keys"])
-
-    def known_key(self, stage: str, face: int | None = None) -> str | None:
-        """Key under which the continued run has a stage that this run does not compute."""
-        if self.earlier is None or stage in self.config.stages:
-            return None
-        if face is None:
-            return self.earlier["keys"].get(stage)
-        faces = self.earlier["faces"]
-        return faces[face]["keys"].get(stage) if face < len(faces) else None
-
-
-@dataclass(eq=False, slots=True)
-class FaceWork:
-    """One face on its way through the stages; `asked` is None for a face that no drag concerns."""
-
-    number: int
-    crop: Crop
-    sampled: Stored[Sampled] | None = None
-    aligned: Stored[Aligned] | None = None
-    asked: Drag | None = None
-    pairs: list[int] = field(default_factory=list)
-    inverted: Stored[Inverted] | None = None
-    fitted: Stored[Fitted] | None = None
-    measured: Stored[Measured] | None = None
-    dragged: Stored[Dragged] | None = None
-    failure: str | None = None
+from pipeline.outputs import BLEND, EDIT, MEASURE, SAMPLE, BlendFacts, Dragged, Measured
+from pipeline.schema import CHAIN
+from pipeline.together import Company, Member, batches, invert_side_by_side, tune_shared
+from pipeline.work import FaceWork, Setup, computed_stages, needed, plain_config
 
 
 class Chain:
     """Takes every face of a picture through the requested stages."""
 
-    def __init__(self, setup: Setup, engine: Engine, manifest: Manifest) -> None:
+    def __init__(self, setup: Setup, engine: Engine, manifest: Manifest, company: Company) -> None:
         self.setup = setup
         self.config = setup.config
         self.engine = engine
         self.manifest = manifest
+        self.company = company
         self.last = self.config.stages[-1]
 
     def run(self) -> tuple[list[FaceWork], Stored[BlendFacts] | None]:
@@ -122,6 +47,7 @@ class Chain:
         faces = self._faces()
         if "edit" in self.config.stages:
             self._ask(faces)
+        self._fit_together(faces)
         for face in faces:
             self._guard(faces, face, self._work_on)
         return faces, self._blend(faces) if self.last == "blend" else None
@@ -146,7 +72,7 @@ class Chain:
         """The generated picture as one face, or the photo's crops."""
         if self.setup.sampled:
             return [self._sampled_face()]
-        aligned = self._aligned()
+        aligned = align_photo(self.setup, self.engine)
         faces = [FaceWork(number, crop, aligned=aligned) for number, crop in enumerate(aligned.value.crops)]
         for face in faces:
             alignment = face.crop.alignment
@@ -157,20 +83,11 @@ class Chain:
         setup, config = self.setup, self.config.sample
         sampled = self.engine.obtain(
             SAMPLE,
-            {"generator": setup.generator.sha256, "config": _plain_config(config)},
+            {"generator": setup.generator.sha256, "config": plain_config(config)},
             lambda _: stages.sample(setup.generator.module, config, setup.device),
             known_key=setup.known_key("sample"),
         )
         return FaceWork(0, stages.sampled_crop(sampled.value), sampled=sampled)
-
-    def _aligned(self) -> Stored[Aligned]:
-        setup, config, resolution = self.setup, self.config.align, self.setup.generator.module.resolution
-        return self.engine.obtain(
-            ALIGN,
-            {"photo": setup.photo_sha256, "resolution": resolution, "config": _plain_config(config)},
-            lambda _: stages.align(_needed(setup.photo), config, resolution),
-            known_key=setup.known_key("align"),
-        )
 
     def _ask(self, faces: Sequence[FaceWork]) -> None:
         """Decide what each face is asked to do, and refuse bad points before anything long begins."""
@@ -188,6 +105,19 @@ class Chain:
         for face in faces:
             self._guard(faces, face, ask)
 
+    def _fit_together(self, faces: Sequence[FaceWork]) -> None:
+        """Compute what several faces share, before each of them passes through the stages by itself."""
+        config, console = self.config, self.engine.console
+        members = [Member(self.setup, self.engine, face) for face in faces if face.failure is None]
+        if "invert" in config.stages and config.invert.batch > 1:
+            for batch in batches(members, config.invert.batch):
+                invert_side_by_side(batch, lambda: self.tools, console)
+        if "tune" in config.stages and config.tune.shared and not self.company.several:
+            for face in faces:
+                self._guard(faces, face, self._invert)
+            inverted = [member for member in members if member.face.inverted is not None]
+            self.company.keys = tune_shared(inverted, lambda: self.tools, console)
+
     def _work_on(self, face: FaceWork) -> None:
         if face.sampled is None and self._reaches("invert"):
             self._invert(face)
@@ -204,82 +134,18 @@ class Chain:
     @cached_property
     def tools(self) -> stages.Tools:
         """The perceptual distance and the metrics' network, read when the first stage needs them."""
-        choice = self.setup.perceptual
-        assert choice is not None, "a stage that inverts or tunes runs with a perceptual distance"
-        network = self._face_network()
-        perceptual, config = self.setup.models.perceptual(choice, network, self.setup.device), self.config
-        return stages.Tools(perceptual, network, self.engine.console, config.seed, self.setup.device, config.speed)
-
-    def _face_network(self) -> FaceNetwork | None:
-        """The network of the face distance; without its file that measure is left out."""
-        try:
-            return self.setup.models.face_network(self.setup.device)
-        except ModelError as error:
-            self.engine.console.warn(f"the face distance is not measured: {error}")
-            return None
-
-    @property
-    def _fast(self) -> bool:
-        """Whether pictures are drawn in bfloat16, which is part of what decides a result."""
-        return runs_fast(self.setup.device, cast(Speed, self.config.speed))
-
-    def _perceptual_name(self, weight: float) -> str | None:
-        return self.setup.perceptual.name if weight and self.setup.perceptual else None
+        return read_tools(self.setup, self.engine.console)
 
     def _invert(self, face: FaceWork) -> None:
-        config, generator = self.config.invert, self.setup.generator
-        inputs = {
-            "align": _needed(face.aligned).key,
-            "face": face.number,
-            "generator": generator.sha256,
-            "perceptual": self._perceptual_name(config.weights.perceptual),
-            "seed": self.config.seed,
-            "fast": self._fast,
-            "mask": counting_key(config),
-            "config": _plain_config(config, {"mask", "frame_every"}),
-        }
-        title = self._title("invert", face)
-        face.inverted = self.engine.obtain(
-            INVERT,
-            inputs,
-            lambda attempt: stages.invert(generator, face.crop, self.tools, config, attempt, title),
-            face=face.number,
-            known_key=self.setup.known_key("invert", face.number),
-        )
-        if config.frame_every and not (face.inverted.folder / FRAMES).is_file():
-            self.engine.console.warn(
-                f"invert.frame_every is {config.frame_every}, but the inversion was computed before without frames: "
-                "resume=false computes it again with them"
-            )
+        """The face's inversion, unless it is there already."""
+        if face.inverted is None:
+            face.inverted = invert_face(self.setup, self.engine, face, lambda: self.tools, self._title("invert", face))
+            warn_of_frames(self.setup, self.engine, face)
 
     def _tune(self, face: FaceWork) -> None:
-        config, generator = self.config.tune, self.setup.generator
-        inverted = _needed(face.inverted)
-        inputs = {
-            "invert": inverted.key,
-            "perceptual": self._perceptual_name(config.weights.perceptual),
-            "seed": self.config.seed,
-            "fast": self._fast,
-            "config": _plain_config(config),
-        }
-        title = self._title("tune", face)
-        face.fitted = self.engine.obtain(
-            tune_spec(inverted.value.inversion, generator.module),
-            inputs,
-            lambda attempt: stages.tune_around(
-                generator.module,
-                generator.sha256,
-                face.crop,
-                inverted.value,
-                self.tools,
-                config,
-                self.config.invert.frame_every,
-                attempt,
-                title,
-            ),
-            face=face.number,
-            known_key=self.setup.known_key("tune", face.number),
-        )
+        known, title = self.setup.known_key("tune", face.number), self._title("tune", face)
+        together = () if known else self.company.keys
+        face.fitted = tune_face(self.setup, self.engine, face, lambda: self.tools, title, together)
 
     def _measure(self, face: FaceWork) -> None:
         """Figures of what invert and tune made; of a run that only continues behind them, those that it has."""
@@ -291,12 +157,12 @@ class Chain:
         trunks = lpips_trunks(self.config.perceptual) if config.metrics else {}
         losses = self._losses()
         inputs = {
-            "invert": _needed(face.inverted).key,
+            "invert": needed(face.inverted).key,
             "tune": None if face.fitted is None else face.fitted.key,
             "lpips": {name: path.stat().st_size for name, path in trunks.items()},
             "losses": losses,
             "edit": EDIT.version if config.editability else None,
-            "config": _plain_config(config),
+            "config": plain_config(config),
         }
 
         def compute(_: Attempt) -> Measured:
@@ -309,7 +175,7 @@ class Chain:
     def _losses(self) -> list[str]:
         """The perceptual distances that this run, or the one that it continues, optimises through."""
         weights = (self.config.invert.weights.perceptual, self.config.tune.weights.perceptual)
-        names = {self._perceptual_name(weight) for weight in weights}
+        names = {self.setup.perceptual_name(weight) for weight in weights}
         if self.config.invert.weights.identity or self.config.tune.weights.identity:
             names.add("face")
         if self.setup.earlier is not None and self.setup.earlier["perceptual"]:
@@ -317,7 +183,7 @@ class Chain:
         return sorted(name for name in names if name is not None)
 
     def _likeness(self, face: FaceWork, trunks: Mapping[str, Path]) -> dict[str, float | None]:
-        tools, inverted = self.tools, _needed(face.inverted).value
+        tools, inverted = self.tools, needed(face.inverted).value
         instruments = read_instruments(tools.face_network, trunks, tools.device, tools.console)
         subject = subject_of(face.crop, inverted.target.to(tools.device), self.setup.generator.module)
         pictures = {"invert": inverted.inversion.image}
@@ -341,7 +207,7 @@ class Chain:
         if face.sampled is not None:
             start = face.sampled.value
             return base, start.w.to(device), None, start.image
-        inversion = stages.inversion_on(_needed(face.inverted).value.inversion, device)
+        inversion = stages.inversion_on(needed(face.inverted).value.inversion, device)
         if face.fitted is None:
             return base, inversion.w, inversion.noise, inversion.image
         tuned = face.fitted.value.tuned
@@ -361,8 +227,8 @@ class Chain:
 
     def _edit_inputs(self, face: FaceWork) -> dict[str, Any]:
         config = self.config.edit
-        source_key = _needed(face.fitted).key if face.sampled is None else face.sampled.key
-        settings = _plain_config(config, {"points", "mask", "strength"})
+        source_key = needed(face.fitted).key if face.sampled is None else face.sampled.key
+        settings = plain_config(config, {"points", "mask", "strength"})
         return {
             "source": source_key,
             "pairs": [config.points[number] for number in face.pairs],
@@ -372,7 +238,7 @@ class Chain:
         }
 
     def _drag(self, face: FaceWork) -> Dragged:
-        title, console, asked = self._title("edit", face), self.engine.console, _needed(face.asked)
+        title, console, asked = self._title("edit", face), self.engine.console, needed(face.asked)
         dragged = stages.edit(*self._drawn(face), face.crop, asked, self.config.edit, console, title)
         if face.inverted is None:
             return dragged
@@ -387,23 +253,7 @@ class Chain:
             "photo": self.setup.photo_sha256,
             "edits": [dragged.key for _, dragged in edited],
             "mask": stages.mask_hash(config.mask),
-            "config": _plain_config(config, {"mask"}),
+            "config": plain_config(config, {"mask"}),
         }
         changes = [(crop, dragged.value) for crop, dragged in edited]
-        return self.engine.obtain(BLEND, inputs, lambda _: stages.blend(_needed(self.setup.photo), changes, config))
-
-
-def computed_stages(config: RunConfig) -> list[str]:
-    """The stages that a run may compute: those that it asks for, and `measure` behind invert and tune."""
-    return [*config.stages, *([MEASURE.name] if {"invert", "tune"} & set(config.stages) else [])]
-
-
-def _plain_config(config: Any, without: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """A config group as JSON, less what the key has in another form or must not depend on."""
-    values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in NOT_IN_KEYS | without}
-
-
-def _needed(value: T | None) -> T:
-    assert value is not None, "an earlier stage did not run"
-    return value
+        return self.engine.obtain(BLEND, inputs, lambda _: stages.blend(needed(self.setup.photo), changes, config))

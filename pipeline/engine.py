@@ -15,6 +15,9 @@ from pipeline.progress import Console
 T = TypeVar("T")
 C = TypeVar("C")
 
+Fresh = dict[tuple[Path, str, str], bool]
+"""(store, stage, key) of each output that was computed, and whether it was continued from a checkpoint."""
+
 
 class MissingStageError(PhotodragError):
     """A stage that this run may not compute has no finished output."""
@@ -80,7 +83,9 @@ class Engine:
     """Gives stage outputs from the store or computes them.
 
     requested: names of the stages that may be computed; the others must be finished. resume=False computes requested
-    stages again from their start. on_record is called once for each stage that is obtained.
+    stages again from their start. on_record is called once for each stage that is obtained. fresh: what this call of
+    the program has computed already, by store, stage and key, and whether it was continued from a checkpoint; it counts
+    as computed and not as reused, and resume=False does not compute it a second time.
     """
 
     def __init__(
@@ -90,12 +95,14 @@ class Engine:
         requested: Collection[str],
         resume: bool,
         on_record: Callable[[StageRecord], None],
+        fresh: Fresh | None = None,
     ) -> None:
         self.store = store
         self.console = console
         self.requested = frozenset(requested)
         self.resume = resume
         self._on_record = on_record
+        self.fresh = fresh
 
     def obtain(
         self,
@@ -112,8 +119,8 @@ class Engine:
         raises.
         """
         started = time.monotonic()
-        key = known_key or stage_key({"stage": spec.name, "version": spec.version, "inputs": plain(inputs)})
-        stored = self._reuse(spec, key, face, started)
+        key = known_key or key_of(spec, inputs)
+        stored = self.find(spec, key, face, started)
         if stored is None:
             if spec.name not in self.requested:
                 raise MissingStageError(spec.name)
@@ -121,8 +128,13 @@ class Engine:
         self._on_record(stored.record)
         return stored
 
-    def _reuse(self, spec: StageSpec[Any, T], key: str, face: int | None, started: float) -> Stored[T] | None:
-        if spec.name in self.requested and not self.resume:
+    def find(
+        self, spec: StageSpec[Any, T], key: str, face: int | None = None, started: float | None = None
+    ) -> Stored[T] | None:
+        """The finished output under a key that this run may use; None when it must be computed. It is not recorded."""
+        started = time.monotonic() if started is None else started
+        resumed = (self.fresh or {}).get((self.store.root, spec.name, key))
+        if resumed is None and spec.name in self.requested and not self.resume:
             return None
         folder = self.store.folder(spec.name, key)
         try:
@@ -135,9 +147,12 @@ class Engine:
             aside = self.store.set_aside(spec.name, key)
             self.console.warn(f"the stored {spec.name} stage is damaged ({error}); it was moved to {aside}")
             return None
-        seconds = time.monotonic() - started
+        reused = resumed is None
+        seconds = time.monotonic() - started if reused else computed_seconds
         facts = spec.facts(value)
-        record = StageRecord(spec.name, key, spec.version, face, True, False, seconds, computed_seconds, facts)
+        record = StageRecord(
+            spec.name, key, spec.version, face, reused, bool(resumed), seconds, computed_seconds, facts
+        )
         return Stored(value, key, folder, record)
 
     def _compute(
@@ -155,16 +170,34 @@ class Engine:
         attempt = Attempt(load_checkpoint(checkpoints, self.console, spec.name), checkpoints)
         computed = compute(attempt)
         seconds = time.monotonic() - started
-        with self.store.writer(
-            spec.name, key, {"version": spec.version, "seconds": seconds, "inputs": inputs}
-        ) as writer:
-            spec.save(writer, computed)
+        resumed = attempt.resume is not None
+        self.put(spec, key, inputs, computed, seconds, resumed)
         checkpoints.clear()
         folder = self.store.folder(spec.name, key)
         value = spec.load(folder)
-        resumed = attempt.resume is not None
         record = StageRecord(spec.name, key, spec.version, face, False, resumed, seconds, seconds, spec.facts(value))
         return Stored(value, key, folder, record)
+
+    def put(
+        self,
+        spec: StageSpec[C, Any],
+        key: str,
+        inputs: Mapping[str, Any],
+        computed: C,
+        seconds: float,
+        resumed: bool,
+    ) -> None:
+        """Store an output that took `seconds`; resumed: whether it was continued from a checkpoint."""
+        description = {"version": spec.version, "seconds": seconds, "inputs": inputs}
+        with self.store.writer(spec.name, key, description) as writer:
+            spec.save(writer, computed)
+        if self.fresh is not None:
+            self.fresh[self.store.root, spec.name, key] = resumed
+
+
+def key_of(spec: StageSpec[Any, Any], inputs: Mapping[str, Any]) -> str:
+    """Key of a stage's output for `inputs`, everything that decides it."""
+    return stage_key({"stage": spec.name, "version": spec.version, "inputs": plain(inputs)})
 
 
 def load_checkpoint(checkpoints: Checkpoints, console: Console, name: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.artifacts import (
     DamagedFilesError,
     StageStore,
+    copy_file,
     ensure_folder,
     read_json,
     remove_file,
@@ -24,7 +25,7 @@ from pipeline.experiment_report import SheetPicture, render_experiment
 from pipeline.latents import SUFFIXES, latent_files, latent_metadata
 from pipeline.manifest import versions
 from pipeline.montage import MontageRow, montage_sheets
-from pipeline.outputs import FACTS, INVERT, RECONSTRUCTION, Inverted
+from pipeline.outputs import BETWEEN, FACTS, INVERT, RECONSTRUCTION, Inverted
 from pipeline.pictures import jpeg_bytes, png_bytes, read_picture
 from pipeline.table import STATISTICS, FaceResult, columns_of, csv_text, grouped, summary_of, summary_rows
 
@@ -105,10 +106,24 @@ def write_experiment(experiment: Experiment, results: Sequence[FaceResult]) -> P
         remove_file(folder / CURVES)
     else:
         write_bytes(folder / CURVES, curves)
+    videos = _write_between(folder, results)
     document = read_json(folder / RESULTS_JSON)
-    page = render_experiment(folder.name, document, sheets, curves)
+    page = render_experiment(folder.name, document, sheets, curves, videos)
     write_bytes(folder / REPORT, page.encode("utf-8", "backslashreplace"))
     return folder / REPORT
+
+
+def _write_between(folder: Path, results: Sequence[FaceResult]) -> dict[str, bytes]:
+    """Copy the video between the faces that share a tuning, one for each job of a sweep; returns them by name."""
+    videos: dict[str, bytes] = {}
+    for result in results:
+        tuned, job = _stage_folder(result, "tune"), result.row.get("job")
+        name = BETWEEN if job is None else f"{Path(BETWEEN).stem}_job{job}{Path(BETWEEN).suffix}"
+        if tuned is not None and name not in videos and (tuned / BETWEEN).is_file():
+            copy_file(tuned / BETWEEN, folder / name)
+            videos[name] = (folder / name).read_bytes()
+    _remove_others(folder, set(videos), [f"{Path(BETWEEN).stem}*{Path(BETWEEN).suffix}"])
+    return videos
 
 
 def _remove_others(folder: Path, kept: set[str], patterns: Sequence[str]) -> None:

@@ -28,14 +28,24 @@ class SheetPicture:
 
 
 def render_experiment(
-    title: str, document: Mapping[str, Any], sheets: Sequence[SheetPicture], curves: bytes | None
+    title: str,
+    document: Mapping[str, Any],
+    sheets: Sequence[SheetPicture],
+    curves: bytes | None,
+    videos: Mapping[str, bytes] | None = None,
 ) -> str:
-    """HTML of an experiment's results.json and pictures; only the links to its runs and files lead outside it."""
+    """HTML of an experiment's results.json and pictures; only the links to its runs and files lead outside it.
+
+    videos: by their names in the folder, the MP4 files of the ways between faces that share a tuning.
+    """
     template = Template(resources.files("pipeline").joinpath("templates/report.html").read_text(encoding="utf-8"))
     figures = [Figure(sheet.jpeg, "image/jpeg", _sheet_caption(sheet), wide=True) for sheet in sheets[:SHEETS_INSIDE]]
     if curves is not None:
         words = "Reconstruction loss at each step: one thin line a face, the median bold"
         figures.insert(0, Figure(curves, "image/png", words, wide=True))
+    for name, video in (videos or {}).items():
+        words = f"{name}: the tuned generator on the way from face to face"
+        figures.append(Figure(video, "video/mp4", words, wide=True))
     settings = {key: document[key] for key in ("given", "overrides", "swept", "skipped", "versions", "written")}
     return template.substitute(
         title=html.escape(title),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,39 @@ class FrameKeeper:
         if self._latents:
             found["w"] = torch.stack(self._latents)
         return {"step": torch.tensor(self._steps, dtype=torch.int64), **found}
+
+
+class GroupFrames:
+    """A `FrameKeeper` for each picture of a group that is optimised together.
+
+    draws: one for each picture. split: whether the optimisation has variables of their own for each picture, along
+    their first dimension, of which a picture is then drawn with its own alone.
+    """
+
+    def __init__(self, every: int, draws: Sequence[Draw], resume: Mapping[str, Any] | None, split: bool) -> None:
+        earlier = (resume or {}).get(STATE_KEY, {})
+        self._keepers = [
+            FrameKeeper(every, draw, {STATE_KEY: earlier.get(str(number), {})}) for number, draw in enumerate(draws)
+        ]
+        self._split = split
+
+    def keep(self, info: StepInfo) -> None:
+        """Draw and keep the state of this step for each picture when it is due."""
+        for number, keeper in enumerate(self._keepers):
+            keeper.keep(replace(info, state=partial(self._state, info, number)))
+
+    def _state(self, info: StepInfo, number: int) -> dict[str, Any]:
+        state = info.state()
+        own = {name: value[number : number + 1] for name, value in state.items() if name.startswith(_VARIABLE)}
+        return {**state, **own} if self._split else state
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold for `resume`."""
+        return {STATE_KEY: {str(number): keeper.state()[STATE_KEY] for number, keeper in enumerate(self._keepers)}}
+
+    def tensors(self) -> list[dict[str, Tensor]]:
+        """For each picture what `FrameKeeper.tensors` gives."""
+        return [keeper.tensors() for keeper in self._keepers]
 
 
 def without_frames(state: dict[str, Any] | None) -> dict[str, Any] | None:

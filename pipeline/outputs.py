@@ -32,6 +32,7 @@ TENSORS = "tensors.safetensors"
 METRICS = "metrics.json"
 PAIR = "before_after.png"
 VIDEO = "edit.mp4"
+BETWEEN = "between.mp4"
 RECONSTRUCTION = "reconstruction.png"
 COUNTED = "counted.png"
 EDITED = "edited.png"
@@ -67,12 +68,16 @@ class Inverted:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fitted:
-    """A tuned generator's difference and how near it came: `psnr_tuned_db`, `face_distance_tuned`; frames as above."""
+    """A tuned generator's difference and how near it came: `psnr_tuned_db`, `face_distance_tuned`; frames as above.
+
+    between: of a tuning that several faces share, the video of the way between them; read back it is in its folder.
+    """
 
     tuned: Tuned
     target: Tensor
     measured: Mapping[str, float]
     frames: Mapping[str, Tensor] | None = None
+    between: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -266,6 +271,8 @@ def _save_fitted(writer: StageWriter, fitted: Fitted) -> None:
     _save_reconstruction(writer, fitted.target, tuned.image)
     if fitted.frames is not None:
         writer.tensors(FRAMES, fitted.frames)
+    if fitted.between is not None:
+        writer.bytes(BETWEEN, fitted.between)
     writer.json(FACTS, {**_course(tuned), "base_sha256": tuned.base_sha256, "measured": fitted.measured})
 
 

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import copy_file, remove_file, write_bytes
-from pipeline.chain import FaceWork
 from pipeline.curves import run_curves
 from pipeline.engine import Stored
 from pipeline.frames import FPS, projection_frames, read_path
 from pipeline.latents import LATENT, latent_files, latent_metadata
 from pipeline.manifest import Manifest
-from pipeline.outputs import COUNTED, EDITED, MASK, PAIR, RECONSTRUCTION, SAMPLE_PICTURE, VIDEO, BlendFacts
+from pipeline.outputs import BETWEEN, COUNTED, EDITED, MASK, PAIR, RECONSTRUCTION, SAMPLE_PICTURE, VIDEO, BlendFacts
 from pipeline.pictures import enlarged, image_u8, jpeg_bytes, preview, read_picture, split_pair
 from pipeline.report import Comparison, Figure, render_report
 from pipeline.video import video_bytes
+from pipeline.work import FaceWork
 
 REPORT = "report.html"
 CROP = "crop.png"
 CURVES = "curves.png"
 PROJECTION = "projection.mp4"
+BETWEEN_CAPTION = "The tuned generator on the way from face to face"
 MAIN_PRODUCTS = (EDITED, RECONSTRUCTION, SAMPLE_PICTURE, CROP)
 """What counts as the result of a run without `blend`: the first of these that it has."""
 
@@ -47,6 +48,8 @@ def publish(manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[Blend
         copies = _face_products(face)
         products |= {_of_face(name, face): source for name, source in copies.items()}
         results += [_of_face(name, face) for name in MAIN_PRODUCTS if name in copies][:1]
+    if (between := _between(faces)) is not None:
+        products[BETWEEN] = between
     if blended is not None:
         products |= {name: blended.folder / name for name in (blended.value.result, MASK, PAIR)}
         results = [blended.value.result]
@@ -62,6 +65,12 @@ def publish(manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[Blend
     manifest.data["result"] = results[0] if results else None
     manifest.data["results"] = results
     return [manifest.folder / name for name in results]
+
+
+def _between(faces: Sequence[FaceWork]) -> Path | None:
+    """The video of the way between the faces that share a tuning; None without such a tuning."""
+    videos = [face.fitted.folder / BETWEEN for face in faces if face.fitted is not None]
+    return next((video for video in videos if video.is_file()), None)
 
 
 def _of_face(name: str, face: FaceWork) -> str:
@@ -128,6 +137,8 @@ def write_report(
         figures.append(_jpeg(blended.folder / MASK, "White: where the photo may differ"))
     for face in faces:
         figures += _wide_figures(face, _whose(face, len(faces)), manifest.folder)
+    if (between := _between(faces)) is not None:
+        figures.append(Figure(between.read_bytes(), "video/mp4", BETWEEN_CAPTION, wide=True))
     manifest.data["products"][REPORT] = None
     data: dict[str, Any] = {
         **manifest.data,

@@ -8,15 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import Any, Protocol, final
 
 from tqdm import tqdm
 
 from inversion.optimisation import StepInfo
 from pipeline.artifacts import Checkpoints
-
-if TYPE_CHECKING:
-    from pipeline.frames import FrameKeeper
 
 
 class Step(Protocol):
@@ -35,6 +32,18 @@ class Step(Protocol):
     @property
     def loss(self) -> float:
         """Loss of this step."""
+        ...
+
+
+class KeepsFrames(Protocol):
+    """What draws pictures of an optimisation on its way, and travels with its checkpoints."""
+
+    def keep(self, info: StepInfo) -> None:
+        """Draw and keep the state of this step when it is due."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it."""
         ...
 
 
@@ -89,7 +98,7 @@ def watched_steps(console: Console, name: str) -> Iterator[Callable[[Step], None
 
 @contextlib.contextmanager
 def checkpointed_steps(
-    console: Console, name: str, checkpoints: Checkpoints, every_steps: int, frames: FrameKeeper | None = None
+    console: Console, name: str, checkpoints: Checkpoints, every_steps: int, frames: KeepsFrames | None = None
 ) -> Iterator[Callable[[StepInfo], None]]:
     """An `on_step` callback that also stores a checkpoint every `every_steps` steps, with the frames kept so far.
 

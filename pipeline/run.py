@@ -16,7 +16,7 @@ from data.errors import ModelError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
 from data.photo import Photo, encode_photo, read_mask, read_photo
 from pipeline.artifacts import OutputError, StageStore
-from pipeline.chain import Chain, Setup, computed_stages
+from pipeline.chain import Chain
 from pipeline.counting import PAINTED
 from pipeline.engine import Engine, MissingStageError, StageRecord
 from pipeline.folders import safe_name
@@ -28,6 +28,8 @@ from pipeline.products import publish, write_report
 from pipeline.progress import Console
 from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable, missing_mask
 from pipeline.stages import FORMATS
+from pipeline.together import Company
+from pipeline.work import Setup, computed_stages
 
 TOLD = (
     *("psnr_face_256_tuned_db", "ssim_face_256_tuned", "landmarks_tuned_percent"),
@@ -51,13 +53,18 @@ class RunOutcome:
 
 
 def run(
-    config: RunConfig, job: JobInfo | None = None, models: Models | None = None, console: Console | None = None
+    config: RunConfig,
+    job: JobInfo | None = None,
+    models: Models | None = None,
+    console: Console | None = None,
+    company: Company | None = None,
 ) -> RunOutcome:
     """Run the requested stages, reusing finished ones and continuing interrupted ones.
 
     job: which job of a sweep this is; its products then lie in a folder of their own inside the run folder, while the
     stages are shared. models: networks that earlier runs have read. console: where to print, standard output when left
-    out; the first line printed says which perceptual distance is used. Raises PhotodragError with one sentence;
+    out; the first line printed says which perceptual distance is used. company: what several photos of one call have
+    computed together. Raises PhotodragError with one sentence;
     KeyboardInterrupt passes through, and the same call then continues from the last checkpoint.
     """
     check_runnable(config)
@@ -67,8 +74,8 @@ def run(
     earlier = None if config.from_run is None else read_manifest(Path(config.from_run))
     perceptual = perceptual_of(config)
     console.say(perceptual_line(perceptual, earlier))
-    setup = _setup(config, earlier, perceptual, Models() if models is None else models)
-    store = StageStore(_run_folder(setup))
+    setup = open_setup(config, earlier, perceptual, Models() if models is None else models)
+    store = StageStore(run_folder(setup))
     folder = store.root if job is None else store.root / "sweep" / job.sweep / str(job.number)
     with run_lock(store.root):
         store.remove_leftovers()
@@ -76,18 +83,18 @@ def run(
         if earlier is not None:
             manifest.inherit(earlier, computed_stages(config))
         with _recorded(manifest, setup):
-            return _execute(setup, store, manifest, console)
+            return _execute(setup, store, manifest, console, Company() if company is None else company)
 
 
-def _execute(setup: Setup, store: StageStore, manifest: Manifest, console: Console) -> RunOutcome:
+def _execute(setup: Setup, store: StageStore, manifest: Manifest, console: Console, company: Company) -> RunOutcome:
     config = setup.config
 
     def on_record(record: StageRecord) -> None:
         manifest.add_stage(record)
         console.say(_stage_line(record))
 
-    engine = Engine(store, console, computed_stages(config), config.resume, on_record)
-    faces, blended = Chain(setup, engine, manifest).run()
+    engine = Engine(store, console, computed_stages(config), config.resume, on_record, company.fresh)
+    faces, blended = Chain(setup, engine, manifest, company).run()
     results = publish(manifest, faces, blended)
     failures = [face.failure for face in faces if face.failure is not None]
     ending = "failed" if failures else "done", " ".join(failures) or None
@@ -154,7 +161,7 @@ def perceptual_line(choice: PerceptualChoice | None, earlier: Mapping[str, Any] 
     return "perceptual: not used by these stages"
 
 
-def _setup(
+def open_setup(
     config: RunConfig, earlier: Mapping[str, Any] | None, perceptual: PerceptualChoice | None, models: Models
 ) -> Setup:
     """Open everything that the run needs, so that what is missing or wrong stops it before it works or writes."""
@@ -262,7 +269,8 @@ def _read_generator(
     )
 
 
-def _run_folder(setup: Setup) -> Path:
+def run_folder(setup: Setup) -> Path:
+    """Where the stages of a run lie, whether the folder exists or not."""
     config = setup.config
     if setup.earlier is not None:
         return store_of(Path(str(config.from_run)), setup.earlier)

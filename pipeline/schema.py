@@ -116,7 +116,7 @@ class InvertConfig:
     """Optimisation of the latent until the generator draws the crop.
 
     `mask` (where the crop counts: a word of `COUNTING_MASKS`, or a PNG in photo pixels, white counts) and `focus` (how
-    much more eyes and mouth count) concern the tuning too.
+    much more eyes and mouth count) concern the tuning too. `batch`: faces that are inverted side by side.
     """
 
     KEY: ClassVar[str] = "invert"
@@ -138,6 +138,7 @@ class InvertConfig:
     mask: str = "none"
     focus: float = knob(1.0, 1, 100)
     frame_every: int = knob(0, 0, 10000)
+    batch: int = knob(1, 1, 64)
     weights: InvertWeights = field(default_factory=InvertWeights)
 
     def __post_init__(self) -> None:
@@ -170,7 +171,10 @@ class TuneWeights:
 
 @dataclass(frozen=True, slots=True)
 class TuneConfig:
-    """Pivotal tuning: the generator's weights are fitted around the inverted latent; 0 steps leave them alone."""
+    """Pivotal tuning: the generator's weights are fitted around the inverted latent; 0 steps leave them alone.
+
+    `shared`: one change of the weights for all faces of the call.
+    """
 
     KEY: ClassVar[str] = "tune"
     steps: int = knob(150, 0, 10000)
@@ -184,6 +188,7 @@ class TuneConfig:
     locality_weight: float = knob(0.0, 0)
     locality_alpha: float = knob(30.0, above=0)
     locality_every: int = knob(4, 1, 10000)
+    shared: bool = False
     weights: TuneWeights = field(default_factory=TuneWeights)
 
     def __post_init__(self) -> None:

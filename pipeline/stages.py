@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,16 +31,15 @@ from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
-from inversion.losses import Counting, ReconstructionWeights, psnr_db
-from inversion.optimisation import StopRule
+from inversion.losses import Counting, psnr_db
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
-from inversion.pivotal import TuneSettings, tune
-from inversion.projector import Inversion, ProjectorSettings, project
-from inversion.speed import Speed
+from inversion.pivotal import Tuned, tune
+from inversion.projector import Inversion, project
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.engine import Attempt
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
+from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
 from pipeline.progress import Console, checkpointed_steps, watched_steps
@@ -99,7 +98,7 @@ def invert(
     target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
     counting = counting_of(config, crop, generator.module, generator.stats, tools.perceptual, tools.seed, tools.device)
     rng = torch.Generator().manual_seed(tools.seed)
-    resume = _on_device(attempt.resume, tools.device)
+    resume = on_device(attempt.resume, tools.device)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
         inversion = project(
             generator.module,
@@ -114,63 +113,26 @@ def invert(
             network,
             detail_px(crop),
         )
-    return Inverted(
-        inversion,
-        target,
-        likeness("invert", inversion.image, target, counting.mask, network),
-        counting,
-        rest_stays=config.mask not in ("none", "face", "hull"),
-        frames=None if frames is None else frames.tensors(),
-    )
+    return inverted(inversion, target, counting, config, tools, None if frames is None else frames.tensors())
+
+
+def inverted(
+    inversion: Inversion,
+    target: Tensor,
+    counting: Counting,
+    config: InvertConfig,
+    tools: Tools,
+    frames: Mapping[str, Tensor] | None,
+) -> Inverted:
+    """An inversion of target [1, 3, R, R] with its likeness over the pixels that count."""
+    measured = likeness("invert", inversion.image, target, counting.mask, tools.face_network)
+    rest_stays = config.mask not in ("none", "face", "hull")
+    return Inverted(inversion, target, measured, counting, rest_stays, frames)
 
 
 def _frame_keeper(every_steps: int, draw: Draw, attempt: Attempt) -> FrameKeeper | None:
     """What keeps an optimisation's frames, from those of its checkpoint on; None when none are wanted."""
     return FrameKeeper(every_steps, draw, attempt.resume) if every_steps else None
-
-
-def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSettings:
-    """The config's inversion in the projector's own terms."""
-    weights = config.weights
-    return ProjectorSettings(
-        space="w" if config.space == "w" else "w_plus",
-        steps=config.steps,
-        lr=config.lr,
-        lr_rampup=config.lr_rampup,
-        lr_rampdown=config.lr_rampdown,
-        latent_noise=config.latent_noise,
-        latent_noise_until=config.latent_noise_until,
-        start=cast(Literal["auto", "mean", "samples"], config.start),
-        start_samples=config.start_samples,
-        w_stats_samples=config.w_stats_samples,
-        optimize_noise=config.optimize_noise,
-        stop=StopRule(config.target_loss, config.patience),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color, weights.identity),
-        noise_weight=weights.noise,
-        p_norm_weight=weights.p_norm,
-        delta_weight=weights.delta,
-        compare_px=config.compare_px,
-        speed=cast(Speed, speed),
-    )
-
-
-def tune_settings(config: TuneConfig, speed: str = "auto") -> TuneSettings:
-    """The config's tuning in the tuner's own terms."""
-    weights = config.weights
-    return TuneSettings(
-        steps=config.steps,
-        rank=config.rank,
-        lr=config.lr,
-        lr_rampup=config.lr_rampup,
-        lr_rampdown=config.lr_rampdown,
-        stop=StopRule(config.target_loss),
-        weights=ReconstructionWeights(weights.perceptual, weights.pixel, weights.color, weights.identity),
-        locality_weight=config.locality_weight,
-        locality_alpha=config.locality_alpha,
-        locality_every=config.locality_every,
-        compare_px=config.compare_px,
-        speed=cast(Speed, speed),
-    )
 
 
 def tune_around(
@@ -191,7 +153,7 @@ def tune_around(
     inversion = inversion_on(inverted.inversion, tools.device)
     frames = _frame_keeper(frame_every, draw_weights(generator, inversion), attempt)
     target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
-    counting = _counting_on(inverted.counting, tools.device)
+    counting = counting_on(inverted.counting, tools.device)
     if counting.mask is None:
         counting = replace(counting, mask=drawn_part(crop, generator).to(tools.device))
     rng = torch.Generator().manual_seed(tools.seed)
@@ -204,14 +166,25 @@ def tune_around(
             tune_settings(config, tools.speed),
             rng,
             counting,
-            _on_device(attempt.resume, tools.device),
+            on_device(attempt.resume, tools.device),
             on_step,
             base_sha256,
             network,
             detail_px(crop),
         )
-    measured = likeness("tuned", tuned.image, target, counting.mask, network)
-    return Fitted(tuned, target, measured, None if frames is None else frames.tensors())
+    return fitted(tuned, target, counting.mask, tools, None if frames is None else frames.tensors())
+
+
+def fitted(
+    tuned: Tuned,
+    target: Tensor,
+    mask: Tensor | None,
+    tools: Tools,
+    frames: Mapping[str, Tensor] | None,
+    between: bytes | None = None,
+) -> Fitted:
+    """A tuning for target [1, 3, R, R] with its likeness over the pixels that count."""
+    return Fitted(tuned, target, likeness("tuned", tuned.image, target, mask, tools.face_network), frames, between)
 
 
 def detail_px(crop: Crop) -> float:
@@ -219,11 +192,12 @@ def detail_px(crop: Crop) -> float:
     return crop.alignment.size * crop.alignment.photo_px_per_crop_px
 
 
-def _counting_on(counting: Counting, device: torch.device) -> Counting:
+def counting_on(counting: Counting, device: torch.device) -> Counting:
+    """Where a target counts, on the device."""
     return Counting(*(None if x is None else x.to(device) for x in (counting.mask, counting.focus)))
 
 
-def _on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
+def on_device(state: dict[str, Any] | None, device: torch.device) -> dict[str, Any] | None:
     """The optimisation's own tensors of a checkpoint on the device; the random generator's state stays on the CPU."""
     state = without_frames(state)
     if state is None:
