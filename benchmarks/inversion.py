@@ -42,15 +42,15 @@ ORDER = (
     "delta_mb_1024",
     "projector_overhead_ratio",
 )
-METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ()}
+METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ("invert.start=auto",)}
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    "ours": (),
+    "ours": ("invert.start=auto",),
     "full weights, lr 1e-3": ("tune.rank=0",),
     "full weights, lr 3e-3": ("tune.rank=0", "tune.lr=0.003"),
     "rank 8": ("tune.rank=8",),
     "rank 32": ("tune.rank=32",),
     "constant step size": ("tune.lr_rampup=0", "tune.lr_rampdown=0"),
-    "start: best of 100 samples": ("invert.start=samples",),
+    "start: best of 100 samples": (),
     "start: mean latent": ("invert.start=mean",),
     "pivot of 250 steps": ("invert.steps=250",),
     "pivot in W": ("invert.space=w",),

@@ -46,7 +46,7 @@ class ProjectorSettings:
     lr_rampdown: float = 0.25
     latent_noise: float = 0.0
     latent_noise_until: float = 0.75
-    start: Literal["auto", "mean", "samples"] = "auto"
+    start: Literal["auto", "mean", "samples"] = "samples"
     start_samples: int = 100
     w_stats_samples: int = 10000
     optimize_noise: bool = True

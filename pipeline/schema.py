@@ -127,7 +127,7 @@ class InvertConfig:
     lr_rampdown: float = knob(0.25, 0, 1)
     latent_noise: float = knob(0.0, 0, 1)
     latent_noise_until: float = knob(0.75, 0, 1)
-    start: str = knob("auto", choices=("auto", "mean", "samples"))
+    start: str = knob("samples", choices=("auto", "mean", "samples"))
     start_samples: int = knob(100, 0, 100000)
     w_stats_samples: int = knob(10000, 2, 1000000)
     optimize_noise: bool = True

@@ -243,7 +243,7 @@ def test_linear_start_is_nearer_than_the_mean(tmp_path: Path, generator: StyleGA
     assert read.start.side_px == 16
     assert torch.allclose(read.start.weight, start.weight, rtol=1e-3, atol=1e-6)
     target = samples(generator, 1, 31)
-    still = replace(QUICK, steps=1, lr=1e-9)
+    still = replace(QUICK, steps=1, lr=1e-9, start="auto")
     used = project(generator, target, face, still, seeded(), stats=read)
     assert torch.allclose(used.w[:, 0], linear_start(read.start, target), atol=1e-6)
     asked = project(generator, target, face, replace(still, start="samples"), seeded(), stats=read)
