@@ -3,8 +3,8 @@
     python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--pictures FOLDER]
         [--keep FOLDER [--finished]] [--workers N] [--ablation [--drags]] [--no-costs]
 
-For each face, PTI as published (`+experiment=pti_published`) and our defaults run one after the other in one process,
-the order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and
+For each face, PTI as published (`+experiment=pti_published`) and ours (with the linear start) run in one process, their
+order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and
 the distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
 continue where it ended; --ablation measures each of our ideas taken away, on --count faces (--drags: editability too).
 The cost of a step is measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
@@ -44,15 +44,15 @@ ORDER = (
 )
 METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ("invert.start=auto",)}
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    "ours": ("invert.start=auto",),
+    "ours": (),
     "full weights, lr 1e-3": ("tune.rank=0",),
     "full weights, lr 3e-3": ("tune.rank=0", "tune.lr=0.003"),
     "rank 8": ("tune.rank=8",),
     "rank 32": ("tune.rank=32",),
     "constant step size": ("tune.lr_rampup=0", "tune.lr_rampdown=0"),
-    "start: best of 100 samples": (),
+    "start: linear": ("invert.start=auto",),
     "start: mean latent": ("invert.start=mean",),
-    "pivot of 250 steps": ("invert.steps=250",),
+    "pivot of 100 steps": ("invert.steps=100",),
     "pivot in W": ("invert.space=w",),
     "P_N weight 0": ("invert.weights.p_norm=0",),
     "locality 0.1": ("tune.locality_weight=0.1",),
