@@ -38,10 +38,12 @@ PULL_WEIGHT = 0.005  # of the squared move in standard deviations
 POINT_ERROR = 0.0075  # of the crop's side: a point this far off costs 1
 ANCHOR_SHARE = 0.2  # an anchor's error counts this much of a moving point's: detectors shift it with its neighbours
 FIRST_RELAX, RELAX = 8.0, 0.75  # factor of hold and pull in the first round, and from round to round
+RELAX_IDLE = 0.35  # from a round without a gain: hold and pull may be what holds the points back
+RELAX_FREE = 0.2  # below this they are not, and rounds without a gain count as a stall
 ARRIVED = 0.92  # of the asked moves
 MAX_STEP_STD = 3.0  # the picture is far from linear beyond
 MAX_MOVE_STD = 6.5  # from the start: about as far as a sample is from the average in that many directions
-HALVINGS = 3
+STEP_LENGTHS = (1.5, 1.0, 0.5, 0.25, 0.125)  # tried in every round; slopes cost PROBES pictures, these one each
 STALL_ROUNDS = 3
 WORTH_GOING_ON = 0.1  # of the error: a step that gains less has the derivative measured again
 FILM_STEPS = 40
@@ -110,12 +112,14 @@ class _Task:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Course:
-    """How far a drag has come; `slopes` are None where they must be measured, `idle` counts the rounds with new slopes
-    since the best state, `lost` says that not even those led to a picture that is recognised."""
+    """How far a drag has come; `slopes` are None where they must be measured, `relax` is the present factor of hold and
+    pull, `idle` counts the free rounds with new slopes since the best state, `lost` says that not even those led to a
+    picture that is recognised."""
 
     here: _Seen
     best: _Seen
     slopes: Vector | None
+    relax: float
     rounds: int
     idle: int
     lost: bool
@@ -141,7 +145,7 @@ def drag_landmarks(
     """
     settings = settings or LandmarkSettings()
     task = _prepare(generator, w, noise, locator, moves_crop, mask_crop, settings)
-    course = _Course(task.start, task.start, None, rounds=0, idle=0, lost=False)
+    course = _Course(task.start, task.start, None, FIRST_RELAX, rounds=0, idle=0, lost=False)
     while (reason := _verdict(task, course, settings)) is None:
         if should_stop is not None and should_stop():
             reason = "stopped"
@@ -156,14 +160,15 @@ def _advance(task: _Task, course: _Course) -> _Course:
     """One round: measure the slopes unless the last ones still serve, make a step, keep the best state."""
     here, fresh, rounds = course.here, course.slopes is None, course.rounds + 1
     slopes = _slopes(task, here) if course.slopes is None else course.slopes
-    moved = _step(task, here, slopes, FIRST_RELAX * RELAX**course.rounds)
+    moved = _step(task, here, slopes, course.relax)
     if moved is None:
         return replace(course, slopes=None, rounds=rounds, lost=fresh)
     worth = _error(task, moved) < (1.0 - WORTH_GOING_ON) * _error(task, here)
     corrected = _corrected(slopes, here, moved) if worth else None
     if _error(task, moved) < _error(task, course.best):
-        return _Course(moved, moved, corrected, rounds, idle=0, lost=False)
-    return _Course(moved, course.best, corrected, rounds, idle=course.idle + fresh, lost=False)
+        return _Course(moved, moved, corrected, course.relax * RELAX, rounds, idle=0, lost=False)
+    idle = course.idle + (fresh and course.relax < RELAX_FREE)
+    return _Course(moved, course.best, corrected, course.relax * RELAX_IDLE, rounds, idle, lost=False)
 
 
 def _verdict(task: _Task, course: _Course, settings: LandmarkSettings) -> StopReason | None:
@@ -255,23 +260,29 @@ def _values(seen: _Seen) -> Vector:
 
 
 def _step(task: _Task, here: _Seen, slopes: Vector, relax: float) -> _Seen | None:
-    """The state after one least-squares step, shortened until it is recognised; None when it never is."""
+    """The best state along one least-squares step that is recognised; None when none is."""
     weights = np.concatenate([task.point_weights, task.hold_weights * relax**0.5])
-    error = weights * (_values(here) - _values(task.start))
-    error[: len(task.point_weights)] -= task.point_weights * task.moves.ravel()
+    error = weights * _residuals(task, here)
     jacobian = slopes * weights[:, None]
     pull = task.pull * relax
     normal = jacobian.T @ jacobian + pull * np.eye(len(here.code))
     step = np.linalg.solve(normal, -(jacobian.T @ error + pull * here.code))
     step *= min(1.0, MAX_STEP_STD / max(float(np.linalg.norm(step)), 1e-12))
-    for _ in range(HALVINGS + 1):
-        code = here.code + step
-        code *= min(1.0, MAX_MOVE_STD / max(float(np.linalg.norm(code)), 1e-12))
-        (seen,) = _look(task.scene, code[None])
-        if task.scene.locator.recognises(seen.picture):
-            return seen
-        step = step / 2
-    return None
+    codes = here.code + np.array(STEP_LENGTHS)[:, None] * step
+    codes *= np.minimum(1.0, MAX_MOVE_STD / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-12))
+
+    def cost(seen: _Seen) -> float:
+        return float(np.square(weights * _residuals(task, seen)).sum() + pull * np.square(seen.code).sum())
+
+    tried = sorted(_look(task.scene, codes), key=cost)
+    return next((seen for seen in tried if task.scene.locator.recognises(seen.picture)), None)
+
+
+def _residuals(task: _Task, seen: _Seen) -> Vector:
+    """What the points still lack, and what the coarse picture has changed, [2 N + M]."""
+    residuals = _values(seen) - _values(task.start)
+    residuals[: len(task.point_weights)] -= task.moves.ravel()
+    return residuals
 
 
 def _error(task: _Task, seen: _Seen) -> float:
