@@ -110,6 +110,22 @@ def test_what_is_held_changes_less(generator: StyleGAN2, w: Tensor, monkeypatch:
     assert left_change(kept, start) < 0.8 * left_change(allowed, start)
 
 
+class Unmoved(Brightness):
+    """Whatever is rendered, the points stay where they were."""
+
+    def locate(self, picture: Picture) -> Points:
+        return np.array([[8.0, 8.0], [16.0, 8.0]])
+
+
+def test_the_hold_has_faded_before_rounds_without_a_gain_end_a_drag(generator: StyleGAN2, w: Tensor) -> None:
+    stalled = drag_landmarks(generator, w, None, Unmoved(), MOVES)
+    assert stalled.stop_reason == "stalled"
+    faded = [landmark_drag.FIRST_RELAX * landmark_drag.RELAX_IDLE**n for n in range(20)]
+    held = sum(relax >= landmark_drag.RELAX_FREE for relax in faded)
+    assert held > 2
+    assert stalled.metrics["rounds"] == held + landmark_drag.STALL_ROUNDS
+
+
 def test_no_moves_change_nothing(generator: StyleGAN2, w: Tensor) -> None:
     edited = drag_landmarks(generator, w, None, Brightness(), np.zeros((2, 2)))
     assert (edited.stop_reason, edited.steps) == ("arrived", 0)
