@@ -75,10 +75,14 @@ class BestSoFar:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Evaluation:
-    """One forward pass over N pictures: the `loss` [N] to descend (with graph), and the pictures' part of it [N]."""
+    """One forward pass over N pictures: the `loss` [N] to descend (with graph), and the pictures' part of it [N].
+
+    What does not count, as a first, coarse look, is never the best state and reaches no target.
+    """
 
     loss: Tensor
     reconstruction: Tensor
+    counts: bool = True
 
 
 class OptimisationLoop:
@@ -137,7 +141,8 @@ class OptimisationLoop:
                 return "diverged"
             self.history["loss"].append(losses)
             self.history["reconstruction"].append(parts)
-            self.best.offer(self.step, parts, self.variables)
+            if found.counts:
+                self.best.offer(self.step, parts, self.variables)
             self.optimizer.zero_grad(set_to_none=True)
             found.loss.sum().backward()
             self.optimizer.step()

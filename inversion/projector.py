@@ -22,7 +22,7 @@ from inversion.losses import (
 )
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.perceptual import Perceptual
-from inversion.rendering import Renderer, compared_px
+from inversion.rendering import Renderer, coarse_px, compared_px
 from inversion.schedule import latent_noise_std, learning_rate
 from inversion.speed import Speed, fast_math
 
@@ -36,11 +36,12 @@ class ProjectorSettings:
     """Knobs of the projector; `lr_rampup`, `lr_rampdown`, `latent_noise_until` are fractions of the run.
 
     `start` auto takes the linear start of the generator's file, or else the best of `start_samples`; mean is w_avg.
-    `compare_px` 0 chooses the side at which whole pictures are compared (`rendering.compared_px`).
+    `compare_px` 0 chooses the side at which whole pictures are compared (`rendering.compared_px`); before
+    `coarse_until` of the run it is half of that (`rendering.coarse_px`).
     """
 
     space: Literal["w_plus", "w"] = "w_plus"
-    steps: int = 250
+    steps: int = 150
     lr: float = 0.05
     lr_rampup: float = 0.05
     lr_rampdown: float = 0.25
@@ -56,6 +57,7 @@ class ProjectorSettings:
     p_norm_weight: float = 0.005
     delta_weight: float = 0.0
     compare_px: int = 0
+    coarse_until: float = 0.3
     speed: Speed = "auto"
 
     def __post_init__(self) -> None:
@@ -126,8 +128,11 @@ def project_batch(
     check_target(generator, targets)
     count, counting = len(targets), counting or Counting()
     stats = stats or latent_stats(generator, settings.w_stats_samples, rng)
-    renderer = Renderer(generator.resolution, compared_px(generator, settings.compare_px, detail_px))
-    loss_of = ReconstructionLoss(targets, perceptual, settings.weights, counting, identity, renderer.at)
+    renderer = _renderer(generator, settings, detail_px)
+    losses = {
+        side: ReconstructionLoss(targets, perceptual, settings.weights, counting, identity, side)
+        for side in {renderer.side(0), renderer.at}
+    }
     if resume is None:
         w = _starts(generator, targets, perceptual, settings, stats, rng, counting)
     else:
@@ -137,7 +142,7 @@ def project_batch(
     variables = {"w": w}
     if settings.optimize_noise:
         variables |= {NOISE_PREFIX + name: value.requires_grad_(True) for name, value in noise.items()}
-    loop = OptimisationLoop(variables, settings.lr, loss_of.num_views, rng, count, kept=renderer.kept)
+    loop = OptimisationLoop(variables, settings.lr, losses[renderer.at].num_views, rng, count, kept=renderer.kept)
     if resume is not None:
         loop.restore(resume)
     else:
@@ -149,8 +154,9 @@ def project_batch(
         shake = torch.randn(w.shape, generator=rng).to(w.device) * sigma if settings.latent_noise else 0.0
         ws = (w + shake).expand(-1, generator.num_ws, -1)
         with fast_math(w.device, settings.speed):
-            reconstruction = loss_of(renderer.draw(generator, ws, noise, step), step)
-        return Evaluation(reconstruction + _penalties(w, noise, stats, settings), reconstruction)
+            reconstruction = losses[renderer.side(step)](renderer.draw(generator, ws, noise, step), step)
+        penalties = _penalties(w, noise, stats, settings)
+        return Evaluation(reconstruction + penalties, reconstruction, counts=step >= renderer.fine_from)
 
     reason = loop.run(
         settings.steps,
@@ -165,6 +171,13 @@ def project_batch(
             "The inversion's loss is not a number from the start: lower invert.lr or check the generator."
         )
     return [_finish(generator, loop, i, noise, targets, counting, stats, reason) for i in range(count)]
+
+
+def _renderer(generator: Generator, settings: ProjectorSettings, detail_px: float) -> Renderer:
+    at = compared_px(generator, settings.compare_px, detail_px)
+    coarse = coarse_px(generator, at)
+    fine_from = round(settings.coarse_until * settings.steps) if coarse < at else 0
+    return Renderer(generator.resolution, at, coarse, min(fine_from, settings.steps - 1))
 
 
 def check_target(generator: Generator, targets: Tensor) -> None:

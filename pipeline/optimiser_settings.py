@@ -35,6 +35,7 @@ def projector_settings(config: InvertConfig, speed: str = "auto") -> ProjectorSe
         p_norm_weight=weights.p_norm,
         delta_weight=weights.delta,
         compare_px=config.compare_px,
+        coarse_until=config.coarse_until,
         speed=cast(Speed, speed),
     )
 

@@ -121,7 +121,7 @@ class InvertConfig:
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
-    steps: int = knob(250, 1, 10000)
+    steps: int = knob(150, 1, 10000)
     lr: float = knob(0.05, above=0, high=1)
     lr_rampup: float = knob(0.05, 0, 1)
     lr_rampdown: float = knob(0.25, 0, 1)
@@ -134,6 +134,7 @@ class InvertConfig:
     target_loss: float = knob(0.0, 0)
     patience: int = knob(0, 0, 10000)
     compare_px: int = knob(0, 0, 4096)
+    coarse_until: float = knob(0.3, 0, 1)
     checkpoint_every: int = knob(50, 1, 10000)
     mask: str = "none"
     focus: float = knob(1.0, 1, 100)

@@ -1,4 +1,4 @@
-"""A tiny generator's file and a finished run on it, made once for all tests that need them."""
+"""A tiny generator's file, a finished run on it and the face network, made once for all tests that need them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data.landmarks import DESCRIPTOR_MODEL, model_path
 from inversion.generators.checkpoint import save_generator
+from inversion.identity import load_face_network
+from inversion.perceptual import FacePerceptual
 from pipeline.run import run
 from tests.runs import short_config
 from tests.tiny import tiny_generator
@@ -18,6 +21,11 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("generator") / "tiny.safetensors"
     save_generator(tiny_generator(resolution=64, channels=8, w_dim=16), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def face() -> FacePerceptual:
+    return FacePerceptual(load_face_network(model_path(DESCRIPTOR_MODEL)))
 
 
 @pytest.fixture(scope="session")

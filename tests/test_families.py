@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from data.errors import ModelError
-from data.landmarks import model_path
 from editing.drag import DragSettings, drag
 from inversion.generators import families
 from inversion.generators.checkpoint import load_generator, save_generator
@@ -17,7 +16,6 @@ from inversion.generators.letterbox import Letterboxed, canvas_of, squared
 from inversion.generators.protocol import Generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.generators.stylegan3 import StyleGAN3, StyleGAN3Config
-from inversion.identity import load_face_network
 from inversion.losses import Counting, ReconstructionWeights, psnr_db
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, apply_delta, tune
@@ -54,11 +52,6 @@ FAMILIES: dict[str, Callable[[], Generator]] = {
 each_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 
 PIXELS = ReconstructionWeights(perceptual=0.0, pixel=1.0, color=1.0)
-
-
-@pytest.fixture(scope="module")
-def face() -> FacePerceptual:
-    return FacePerceptual(load_face_network(model_path("dlib_face_recognition_resnet_model_v1.dat")))
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from data.errors import ModelError, UsageError
-from data.landmarks import model_path
 from inversion.generators.stylegan2 import StyleGAN2
-from inversion.identity import load_face_network
 from inversion.latents import delta_penalty, latent_stats, pn_penalty
 from inversion.losses import ReconstructionWeights, psnr_db
 from inversion.optimisation import DivergedError, StepInfo, StopRule
@@ -18,28 +16,13 @@ from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, apply_delta, tune
 from inversion.projector import Inversion, ProjectorSettings, project
 from inversion.schedule import latent_noise_std, learning_rate
+from tests.inversions import PIXELS, QUICK, samples, seeded
 from tests.tiny import tiny_generator
-
-PIXELS = ReconstructionWeights(perceptual=0.0, pixel=1.0, color=1.0)
-QUICK = ProjectorSettings(steps=12, start_samples=8, w_stats_samples=200, weights=PIXELS)
-
-
-@pytest.fixture(scope="module")
-def face() -> FacePerceptual:
-    return FacePerceptual(load_face_network(model_path("dlib_face_recognition_resnet_model_v1.dat")))
 
 
 @pytest.fixture(scope="module")
 def generator() -> StyleGAN2:
     return tiny_generator(32)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def sample(generator: StyleGAN2, seed: int) -> torch.Tensor:
-    return generator.synthesize(generator.map(torch.randn(1, generator.z_dim, generator=seeded(seed))))
 
 
 @pytest.mark.parametrize("space", ["w_plus", "w"])
@@ -53,7 +36,7 @@ def test_generated_image_is_inverted(generator: StyleGAN2, face: FacePerceptual,
         weights=ReconstructionWeights(perceptual=0.1),
         noise_weight=10.0,
     )
-    target = sample(generator, 11)
+    target = samples(generator, 1, 11)
     found = project(generator, target, face, settings, seeded())
     assert found.metrics["psnr_db"] > 30
     assert psnr_db(found.image, target) == pytest.approx(found.metrics["psnr_db"])
@@ -66,7 +49,7 @@ def test_best_state_is_returned_not_the_last(generator: StyleGAN2, face: FacePer
     wild = ProjectorSettings(
         steps=20, lr=1.0, lr_rampdown=0.0, start_samples=64, w_stats_samples=200, latent_noise=0.0, weights=PIXELS
     )
-    target = sample(generator, 12)
+    target = samples(generator, 1, 12)
     found = project(generator, target, face, wild, seeded())
     losses = found.history["reconstruction"]
     assert found.metrics["reconstruction_loss"] == min(losses) < losses[-1]
@@ -75,25 +58,25 @@ def test_best_state_is_returned_not_the_last(generator: StyleGAN2, face: FacePer
 
 
 def test_noise_maps_stay_white(generator: StyleGAN2, face: FacePerceptual) -> None:
-    found = project(generator, sample(generator, 13), face, QUICK, seeded())
+    found = project(generator, samples(generator, 1, 13), face, QUICK, seeded())
     for name, value in found.noise.items():
         assert abs(float(value.mean())) < 0.2, name
         assert float(value.square().mean()) == pytest.approx(1.0, abs=0.2), name
     assert not torch.equal(found.noise["b8.conv0"], generator.noise_maps()["b8.conv0"])
     fixed = ProjectorSettings(steps=3, start_samples=4, w_stats_samples=200, optimize_noise=False, weights=PIXELS)
-    kept = project(generator, sample(generator, 13), face, fixed, seeded())
+    kept = project(generator, samples(generator, 1, 13), face, fixed, seeded())
     assert torch.equal(kept.noise["b8.conv0"], generator.noise_maps()["b8.conv0"])
 
 
 def test_given_statistics_are_used(generator: StyleGAN2, face: FacePerceptual) -> None:
     stats = latent_stats(generator, 400, seeded(5))
-    target, settings = sample(generator, 13), ProjectorSettings(steps=2, start_samples=4, w_stats_samples=10**6)
+    target, settings = samples(generator, 1, 13), ProjectorSettings(steps=2, start_samples=4, w_stats_samples=10**6)
     found = project(generator, target, face, settings, seeded(), stats=stats)
     assert found.metrics["p_norm"] == pytest.approx(float(pn_penalty(found.w, stats)))
 
 
 def test_no_samples_mean_the_published_start(generator: StyleGAN2, face: FacePerceptual) -> None:
-    target = sample(generator, 13)
+    target = samples(generator, 1, 13)
     mean = latent_stats(generator, 200, seeded()).w_avg
     for how in ({"start_samples": 0}, {"start": "mean"}):
         settings = ProjectorSettings(steps=1, lr=1e-9, w_stats_samples=200, weights=PIXELS, **how)  # type: ignore[arg-type]
@@ -107,7 +90,7 @@ def test_noise_that_shows_nowhere_is_not_optimised(face: FacePerceptual) -> None
         if name.endswith("noise_strength"):
             parameter.data.zero_()
     assert silent.noise_maps() == {}
-    found = project(silent, sample(silent, 13), face, QUICK, seeded())
+    found = project(silent, samples(silent, 1, 13), face, QUICK, seeded())
     assert found.noise == {}
     assert torch.equal(found.image, silent.synthesize(found.w))
 
@@ -129,7 +112,7 @@ def state_at(step: int) -> tuple[dict[str, Any], Any]:
 
 
 def test_projection_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePerceptual) -> None:
-    target = sample(generator, 14)
+    target = samples(generator, 1, 14)
     settings = ProjectorSettings(steps=12, start_samples=8, w_stats_samples=200)
     whole = project(generator, target, face, settings, seeded())
     kept, on_step = state_at(7)
@@ -143,7 +126,7 @@ def test_projection_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePer
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_tuning_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePerceptual, rank: int) -> None:
-    target = sample(generator, 15)
+    target = samples(generator, 1, 15)
     pivot = project(generator, target, face, QUICK, seeded())
     settings = TuneSettings(steps=9, rank=rank, locality_weight=0.1, locality_every=2)
     whole = tune(generator, target, pivot, face, settings, seeded(1))
@@ -156,7 +139,7 @@ def test_tuning_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePercept
 
 def test_tuning_closes_the_gap_and_leaves_the_base_alone(generator: StyleGAN2, face: FacePerceptual) -> None:
     other = tiny_generator(32, seed=9)
-    target = sample(other, 16)
+    target = samples(other, 1, 16)
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     pivot = project(generator, target, face, QUICK, seeded())
     settings = TuneSettings(steps=120, rank=0, lr=3e-3, weights=ReconstructionWeights(perceptual=0.05))
@@ -170,7 +153,7 @@ def test_tuning_closes_the_gap_and_leaves_the_base_alone(generator: StyleGAN2, f
 
 
 def test_locality_keeps_other_latents(generator: StyleGAN2, face: FacePerceptual) -> None:
-    target = sample(tiny_generator(32, seed=9), 17)
+    target = samples(tiny_generator(32, seed=9), 1, 17)
     pivot = project(generator, target, face, QUICK, seeded())
 
     def drift(weight: float) -> float:
@@ -186,7 +169,7 @@ def test_locality_keeps_other_latents(generator: StyleGAN2, face: FacePerceptual
 
 
 def test_early_stops(generator: StyleGAN2, face: FacePerceptual) -> None:
-    target = sample(generator, 18)
+    target = samples(generator, 1, 18)
     reached = ProjectorSettings(
         steps=200,
         start_samples=64,

@@ -4,58 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from data.errors import ModelError
-from data.landmarks import model_path
 from inversion.encoder import fit_linear_start, linear_start
 from inversion.generators.checkpoint import open_checkpoint, save_generator
-from inversion.generators.protocol import Window
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.generators.weights import expand, named_factors, shapes_of, start_factors, stored
-from inversion.identity import load_face_network
 from inversion.latents import latent_stats
-from inversion.losses import ReconstructionWeights, area_shrunk
+from inversion.losses import ReconstructionWeights
 from inversion.optimisation import StepInfo
 from inversion.perceptual import FacePerceptual
-from inversion.pivotal import Tuned, TuneSettings, apply_delta, tune, tune_together
-from inversion.projector import Inversion, ProjectorSettings, project, project_batch
-from inversion.rendering import Renderer, compared_px
+from inversion.pivotal import TuneSettings, apply_delta, tune_together
+from inversion.projector import project, project_batch
 from inversion.speed import FAST_TOLERANCE, fast_math
+from tests.inversions import PIXELS, QUICK, low_rank, samples, seeded
 from tests.tiny import tiny_generator
-
-PIXELS = ReconstructionWeights(perceptual=0.0, pixel=1.0, color=1.0)
-QUICK = ProjectorSettings(steps=12, start_samples=8, w_stats_samples=200, weights=PIXELS)
-
-
-@pytest.fixture(scope="module")
-def face() -> FacePerceptual:
-    return FacePerceptual(load_face_network(model_path("dlib_face_recognition_resnet_model_v1.dat")))
 
 
 @pytest.fixture(scope="module")
 def generator() -> StyleGAN2:
     return tiny_generator(64, channels=24)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def samples(generator: StyleGAN2, count: int, seed: int) -> torch.Tensor:
-    return generator.synthesize(generator.map(torch.randn(count, generator.z_dim, generator=seeded(seed))))
-
-
-def pivot_of(generator: StyleGAN2, target: torch.Tensor, face: FacePerceptual) -> Inversion:
-    return project(generator, target, face, QUICK, seeded())
-
-
-def low_rank(generator: StyleGAN2, target: torch.Tensor, face: FacePerceptual, **changed: Any) -> Tuned:
-    settings = TuneSettings(steps=40, rank=8, lr=3e-3, weights=PIXELS, **changed)
-    return tune(generator, target, pivot_of(generator, target, face), face, settings, seeded())
 
 
 def test_low_rank_tuning_closes_the_gap(generator: StyleGAN2, face: FacePerceptual) -> None:
@@ -156,76 +127,6 @@ def test_one_tuning_serves_several_photos(generator: StyleGAN2, face: FacePercep
     for one, pivot in zip(tuned, pivots, strict=True):
         assert one.inversion is pivot
         assert one.metrics["psnr_db"] > pivot.metrics["psnr_db"] + 2
-
-
-@pytest.mark.parametrize("at", [8, 32])
-def test_windows_are_parts_of_the_picture(generator: StyleGAN2, at: int) -> None:
-    ws = generator.map(torch.randn(2, generator.z_dim, generator=seeded(3)))
-    noise = {name: torch.randn(2, 1, *value.shape) for name, value in generator.noise_maps().items()}
-    picture = generator.synthesize(ws, "const", noise)
-    for window in (Window(0, 0, 16), Window(48, 16, 16), Window(16, 32, 32), Window(0, 0, 64)):
-        coarse, part = generator.running_image_and_window(ws, at, window, "const", noise)
-        rows, columns = (slice(x, x + window.side) for x in (window.top, window.left))
-        assert torch.allclose(part, picture[..., rows, columns], atol=1e-5)
-        assert torch.allclose(coarse, generator.running_image(ws, at), atol=0.2)
-    with pytest.raises(ModelError, match="whole pixels of block"):
-        generator.running_image_and_window(ws, 8, Window(3, 0, 16))
-    with pytest.raises(ModelError, match="no running image"):
-        tiny_generator(64, architecture="orig").running_image_and_window(ws, 8, Window(0, 0, 16))
-
-
-def test_coarse_pictures_with_their_residual_are_area_means(generator: StyleGAN2) -> None:
-    ws = generator.map(torch.randn(1, generator.z_dim, generator=seeded(3)))
-    wanted = area_shrunk(generator.synthesize(ws), 16)
-    renderer = Renderer(64, 16)
-    renderer.begin(generator, ws, None)
-    assert torch.allclose(renderer.draw(generator, ws, None, 0).pictures, wanted, atol=1e-5)
-    moved = generator.map(torch.randn(1, generator.z_dim, generator=seeded(4)))
-    wanted = area_shrunk(generator.synthesize(moved), 16)
-    places = set()
-    for step in range(renderer.num_windows):
-        drawn = renderer.draw(generator, moved, None, step)
-        places.add((drawn.top, drawn.left))
-    assert len(places) == renderer.num_windows == 16
-    assert torch.allclose(renderer.draw(generator, moved, None, 0).pictures, wanted, atol=1e-5)
-
-
-def test_windows_tune_as_well_as_whole_pictures(generator: StyleGAN2, face: FacePerceptual) -> None:
-    target = samples(tiny_generator(64, channels=24, seed=9), 1, 16)
-    whole, windows = (low_rank(generator, target, face, compare_px=side) for side in (64, 32))
-    assert windows.metrics["psnr_db"] > whole.metrics["psnr_db"] - 3.0
-    assert windows.metrics["psnr_db"] > windows.inversion.metrics["psnr_db"] + 4
-    pivot = project(generator, target, face, replace(QUICK, compare_px=32, steps=40), seeded())
-    plain = project(generator, target, face, replace(QUICK, compare_px=64, steps=40), seeded())
-    assert pivot.metrics["psnr_db"] > plain.metrics["psnr_db"] - 1.0
-
-
-def test_windowed_runs_resume_to_the_same_bits(generator: StyleGAN2, face: FacePerceptual) -> None:
-    target, kept = samples(generator, 1, 24), {}
-
-    def keep(info: StepInfo) -> None:
-        if info.step == 5:
-            kept.update(info.state())
-
-    settings = replace(QUICK, compare_px=16)
-    whole = project(generator, target, face, settings, seeded(), on_step=keep)
-    assert "kept/residual" in kept
-    assert torch.equal(project(generator, target, face, settings, seeded(), resume=kept).w, whole.w)
-    kept.clear()
-    tuning = TuneSettings(steps=9, rank=4, compare_px=16)
-    tuned = tune(generator, target, whole, face, tuning, seeded(), on_step=keep)
-    again = tune(generator, target, whole, face, tuning, seeded(), resume=kept)
-    assert torch.equal(again.image, tuned.image)
-
-
-def test_the_photo_decides_how_large_pictures_are_compared() -> None:
-    generator = tiny_generator(512, channels=4)
-    assert compared_px(generator, 0, float("inf")) == 256
-    assert compared_px(generator, 0, 100.0) == 128
-    assert compared_px(generator, 0, 5.0) == 64
-    assert compared_px(generator, 512, 100.0) == 512
-    assert compared_px(generator, 2048, 100.0) == 512
-    assert compared_px(tiny_generator(128, channels=4, architecture="orig"), 0, 64.0) == 128
 
 
 def test_linear_start_is_nearer_than_the_mean(tmp_path: Path, generator: StyleGAN2, face: FacePerceptual) -> None:

@@ -9,8 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from data.errors import ModelError, UsageError
-from data.landmarks import model_path
-from inversion.identity import load_face_network
 from inversion.losses import (
     Counting,
     ReconstructionLoss,
@@ -20,11 +18,6 @@ from inversion.losses import (
     psnr_db,
 )
 from inversion.perceptual import BACKBONE_FILES, FacePerceptual, View, cut_view, load_lpips
-
-
-@pytest.fixture(scope="module")
-def face() -> FacePerceptual:
-    return FacePerceptual(load_face_network(model_path("dlib_face_recognition_resnet_model_v1.dat")))
 
 
 def smooth_picture(seed: int, side: int = 64) -> torch.Tensor:

@@ -161,6 +161,12 @@ class Windowed(Protocol):
         """The picture [N, 3, at, at] before the finer blocks add to it, and a window [N, 3, t, t] of the full one."""
         ...
 
+    def running_image(
+        self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> Tensor:
+        """That picture [N, 3, r, r] alone."""
+        ...
+
     def draws_windows(self) -> bool:
         """Whether this generator's architecture has such a coarse picture."""
         ...

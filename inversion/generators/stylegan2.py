@@ -285,10 +285,12 @@ class StyleGAN2(nn.Module):
         assert image is not None
         return image
 
-    def running_image(self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const") -> Tensor:
+    def running_image(
+        self, ws: Tensor, resolution: int, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> Tensor:
         """The skip architecture's image [N, 3, r, r] after block r, before the finer blocks add to it."""
         self._layer(resolution)
-        image, _ = self._run(ws, resolution, noise_mode, None, None, None)
+        image, _ = self._run(ws, resolution, noise_mode, noise, None, None)
         if image is None:
             raise ModelError(f"A generator of the {self.config.architecture} architecture has no image before its end.")
         return image
