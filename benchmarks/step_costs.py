@@ -1,10 +1,11 @@
 """What one optimisation step costs on random-weight generators: processor seconds, peak memory, the file it leaves.
 
-    python benchmarks/step_costs.py tune_plain|tune|project RESOLUTION STEPS
+    python benchmarks/step_costs.py tune_plain|tune|project|project_coarse|bare RESOLUTION STEPS
 
 One variant a process, so that its peak memory is its own; prints one line of JSON. `tune_plain` moves whole weights
-and compares whole pictures at the generator's resolution, `tune` and `project` are our defaults. `bare` is synthesis
-forward and backward with one pass of the perceptual trunk, whose target features are cached, and nothing else.
+and compares whole pictures at the generator's resolution, `tune` and `project` are our defaults, `project_coarse` is a
+step of an inversion's first part. `bare` is synthesis forward and backward with one pass of the perceptual trunk, whose
+target features are cached, and nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from pipeline.memory import keep_freed_memory
 from pipeline.models import embedded_generator, read_face_network, read_generator
 from pipeline.schema import GeneratorConfig
 
-VARIANTS = ("tune_plain", "tune", "project", "bare")
 WARM_UP = 1
 
 
@@ -87,8 +87,9 @@ def measure(
 
     w = generator.map(torch.randn(1, generator.z_dim, generator=rng))
     size_mb = 0.0
-    if variant == "project":
-        settings = ProjectorSettings(steps=steps, start="mean", w_stats_samples=1000)
+    if variant in ("project", "project_coarse"):
+        coarse = float(variant == "project_coarse")
+        settings = ProjectorSettings(steps=steps, start="mean", w_stats_samples=1000, coarse_until=coarse)
         stats = latent_stats(generator, 1000, rng)
         project(generator, target, perceptual, settings, rng, on_step=watch, stats=stats)
     elif variant == "bare":
@@ -138,12 +139,15 @@ def figures(quick: bool) -> dict[str, float]:
         for variant, resolution, count in (
             ("tune_plain", 1024, steps),
             ("tune", 1024, steps),
+            ("project", 1024, steps),
+            ("project_coarse", 1024, steps),
             ("tune_plain", 256, steps),
             ("tune", 256, steps),
             ("bare", 256, 2 * steps),
             ("project", 256, 2 * steps),
             ("bare", 128, 30),
             ("project", 128, 30),
+            ("project_coarse", 128, 30),
         ):
             found.setdefault(f"{variant}_{resolution}", []).append(in_process(variant, resolution, count))
 
@@ -158,6 +162,9 @@ def figures(quick: bool) -> dict[str, float]:
         "projector_overhead_ratio": median("project_128", "seconds") / median("bare_128", "seconds"),
         "projector_overhead_ratio_256": median("project_256", "seconds") / median("bare_256", "seconds"),
     }
+    for side in (1024, 128):
+        coarse, fine = median(f"project_coarse_{side}", "seconds"), median(f"project_{side}", "seconds")
+        result[f"coarse_step_ratio_{side}"] = coarse / fine
     for case in found:
         result[f"{case}_step_seconds"] = median(case, "seconds")
     for case in ("tune_plain_1024", "tune_1024"):
