@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data.alignment import Crop, align_precropped
 from data.faces import list_faces, load_face
 from inversion.identity import FaceNetwork
-from inversion.losses import Counting
+from inversion.losses import Counting, Targets
 from inversion.metrics import perceptual_distance
 from inversion.perceptual import Perceptual
 from inversion.pivotal import tune
@@ -78,20 +78,12 @@ def reconstruct(path: Path, generator_path: Path | None = None) -> dict[str, flo
     generator, config = tools.generator, tools.config
     crop = aligned_crop(load_face(path, generator.module.resolution))
     target, inside = torch.from_numpy(crop.image), torch.from_numpy(crop.inside)
-    counting = Counting(inside)
-    started = time.monotonic()
-    inversion = project(
-        generator.module,
-        target,
-        tools.perceptual,
-        projector_settings(config.invert),
-        torch.Generator().manual_seed(config.seed),
-        counting,
-        stats=generator.stats,
-    )
+    targets = Targets(target, tools.perceptual, Counting(inside))
+    started, rng = time.monotonic(), torch.Generator().manual_seed(config.seed)
+    inversion = project(generator.module, targets, projector_settings(config.invert), rng, stats=generator.stats)
     between = time.monotonic()
     rng = torch.Generator().manual_seed(config.seed)
-    tuned = tune(generator.module, target, inversion, tools.perceptual, tune_settings(config.tune), rng, counting)
+    tuned = tune(generator.module, targets, inversion, tune_settings(config.tune), rng)
     ended = time.monotonic()
     found = {"invert_seconds": between - started, "tune_seconds": ended - between}
     for stage, image in (("invert", inversion.image), ("tuned", tuned.image)):

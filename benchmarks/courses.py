@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.common import Tools, aligned_crop, load_tools
 from data.faces import load_face
 from inversion.generators.weights import expand, shapes_of, with_weights
-from inversion.losses import psnr_db
+from inversion.losses import Targets, psnr_db
 from inversion.metrics import perceptual_distance
 from inversion.optimisation import StepInfo
 from inversion.pivotal import apply_delta, tune
@@ -83,6 +83,7 @@ def run_course(path: Path, words: Sequence[str], presets: Sequence[str] = PRESET
     generator = tools.generator.module
     crop = aligned_crop(load_face(path, generator.resolution))
     course = Course(torch.from_numpy(crop.image), tools)
+    targets = Targets(course.target, tools.perceptual)
 
     def watch_pivot(info: StepInfo) -> None:
         if info.step % EVERY:
@@ -109,15 +110,13 @@ def run_course(path: Path, words: Sequence[str], presets: Sequence[str] = PRESET
     rng = torch.Generator().manual_seed(config.seed)
     settings, stats = projector_settings(config.invert), tools.generator.stats
     course.start()
-    inversion = project(generator, course.target, tools.perceptual, settings, rng, on_step=watch_pivot, stats=stats)
+    inversion = project(generator, targets, settings, rng, on_step=watch_pivot, stats=stats)
     course.stop()
     course.measure(inversion.image)
     pivot = course.points[-1]
     rng = torch.Generator().manual_seed(config.seed)
     course.start()
-    tuned = tune(
-        generator, course.target, inversion, tools.perceptual, tune_settings(config.tune), rng, on_step=watch_tuning
-    )
+    tuned = tune(generator, targets, inversion, tune_settings(config.tune), rng, on_step=watch_tuning)
     course.stop()
     course.measure(tuned.image)
     alike = likeness("tuned", tuned.image, course.target, torch.from_numpy(crop.inside), tools.network)

@@ -28,7 +28,7 @@ import torch
 from inversion.generators.protocol import Generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.latents import latent_stats
-from inversion.losses import ReconstructionLoss
+from inversion.losses import ReconstructionLoss, Targets
 from inversion.optimisation import StepInfo
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, tune
@@ -91,7 +91,7 @@ def measure(
         coarse = float(variant == "project_coarse")
         settings = ProjectorSettings(steps=steps, start="mean", w_stats_samples=1000, coarse_until=coarse)
         stats = latent_stats(generator, 1000, rng)
-        project(generator, target, perceptual, settings, rng, on_step=watch, stats=stats)
+        project(generator, Targets(target, perceptual), settings, rng, on_step=watch, stats=stats)
     elif variant == "bare":
         bare_steps(generator, perceptual, target, w, steps, lambda: times.append(time.process_time()))
     else:
@@ -99,7 +99,7 @@ def measure(
         if variant == "tune_plain":
             settings = replace(settings, rank=0, compare_px=generator.resolution)
         pivot = Inversion(w, generator.noise_maps(), target, {}, "", 0, {})
-        tuned = tune(generator, target, pivot, perceptual, settings, rng, on_step=watch)
+        tuned = tune(generator, Targets(target, perceptual), pivot, settings, rng, on_step=watch)
         size_mb = sum(value.numel() * value.element_size() for value in tuned.factors.values()) / 1e6
     return [after - before for before, after in pairwise(times[1:])], size_mb
 
@@ -114,7 +114,7 @@ def bare_steps(
 ) -> None:
     """Synthesis and one trunk pass, forward and backward, without optimiser, penalties or bookkeeping."""
     settings = ProjectorSettings()
-    loss_of = ReconstructionLoss(target, perceptual, settings.weights)
+    loss_of = ReconstructionLoss(Targets(target, perceptual), settings.weights)
     leaf = w.clone().requires_grad_(True)
     noise = {name: value.clone().requires_grad_(True) for name, value in generator.noise_maps().items()}
     for step in range(steps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,28 @@ def _one(x: Tensor | None, index: int) -> Tensor | None:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Targets:
+    """What pictures are to become, and what likeness is seen with.
+
+    pictures [N, 3, R, R] in [-1, 1]; `identity` is needed where its weight is not 0; `detail_px` is the crops' side in
+    photo pixels: finer detail than that they do not have.
+    """
+
+    pictures: Tensor
+    perceptual: Perceptual
+    counting: Counting = field(default_factory=Counting)
+    identity: FaceNetwork | None = None
+    detail_px: float = math.inf
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def of(self, index: int) -> Targets:
+        """One of them, as a batch of its own."""
+        return replace(self, pictures=self.pictures[index : index + 1], counting=self.counting.of(index))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Rendered:
     """What a step drew: whole pictures [N, 3, r, r], and a full-resolution window of them [N, 3, t, t] where r is less
     than the target's R; `top`, `left` are the window's place in the full picture."""
@@ -70,33 +92,22 @@ class Rendered:
 class ReconstructionLoss:
     """How far pictures are from their targets; the targets' features and colours are computed once."""
 
-    def __init__(
-        self,
-        target: Tensor,
-        perceptual: Perceptual,
-        weights: ReconstructionWeights,
-        counting: Counting | None = None,
-        identity: FaceNetwork | None = None,
-        size_px: int | None = None,
-    ) -> None:
-        """target [N, 3, R, R] in [-1, 1]; `identity` is needed when its weight is not 0.
-
-        Pictures are compared at `size_px` (R when None), a divisor of R; what lies above that is compared in windows.
-        """
-        counting = counting or Counting()
-        self.weights, self.perceptual, self.size_px = weights, perceptual, size_px or target.shape[-1]
-        mask = counting.mask
-        self._full = target, None if mask is None or bool((mask == 1).all()) else mask, counting.focus
+    def __init__(self, targets: Targets, weights: ReconstructionWeights, size_px: int | None = None) -> None:
+        """Pictures are compared at `size_px` (R when None), a divisor of R; what lies above is compared in windows."""
+        whole, mask = targets.pictures, targets.counting.mask
+        self.weights, self.perceptual, self.size_px = weights, targets.perceptual, size_px or whole.shape[-1]
+        self._full = whole, None if mask is None or bool((mask == 1).all()) else mask, targets.counting.focus
         small = [None if x is None else area_shrunk(x, self.size_px) for x in self._full]
         assert small[0] is not None
         self.target, self.mask, self.focus = small[0], small[1], small[2]
-        self.prepared: PreparedTarget | None = perceptual.prepare(self.target) if weights.perceptual else None
-        self._identity, self._descriptor = identity if weights.identity else None, None
+        prepared = self.perceptual.prepare(self.target) if weights.perceptual else None
+        self.prepared: PreparedTarget | None = prepared
+        self._identity, self._descriptor = targets.identity if weights.identity else None, None
         if weights.identity:
-            if identity is None:
+            if self._identity is None:
                 raise UsageError("weights.identity needs dlib's face network: `pip install face_recognition_models`.")
             with torch.no_grad():
-                self._descriptor = whole_face_descriptor(identity, self.target)
+                self._descriptor = whole_face_descriptor(self._identity, self.target)
 
     def __call__(self, images: Tensor | Rendered, step: int) -> Tensor:
         """Weighted sum of the terms, [N]."""

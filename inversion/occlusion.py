@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from inversion.generators.protocol import Generator, LatentStats
 from inversion.latents import latent_stats
-from inversion.losses import Counting, ReconstructionWeights
+from inversion.losses import Counting, ReconstructionWeights, Targets
 from inversion.perceptual import Perceptual
 from inversion.projector import ProjectorSettings, project
 
@@ -83,7 +83,7 @@ def find_covers(
         p_norm_weight=0.005,
     )
     stats = stats or latent_stats(generator, coarse.w_stats_samples, rng)
-    fit = project(generator, target, perceptual, coarse, rng, Counting(counted), stats=stats)
+    fit = project(generator, Targets(target, perceptual, Counting(counted)), coarse, rng, stats=stats)
     return occlusion_mask(fit.image, target, where, settings)
 
 

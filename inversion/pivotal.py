@@ -13,9 +13,8 @@ from torch import Tensor
 from data.errors import ModelError, UsageError
 from inversion.generators.protocol import Generator
 from inversion.generators.weights import Factors, expand, rates_of, shapes_of, start_factors, stored, with_weights
-from inversion.identity import FaceNetwork
 from inversion.latents import random_labels
-from inversion.losses import Counting, ReconstructionLoss, ReconstructionWeights, psnr_db
+from inversion.losses import ReconstructionLoss, ReconstructionWeights, Targets, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.perceptual import Perceptual
 from inversion.projector import Inversion, check_target
@@ -77,63 +76,41 @@ class Tuned:
 
 def tune(
     generator: Generator,
-    target: Tensor,
+    target: Targets,
     inversion: Inversion,
-    perceptual: Perceptual,
     settings: TuneSettings,
     rng: torch.Generator,
-    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     base_sha256: str = "",
-    identity: FaceNetwork | None = None,
-    detail_px: float = float("inf"),
 ) -> Tuned:
-    """Tune the generator's weights until the pivot renders target [1, 3, R, R]; see `tune_together`."""
-    (found,) = tune_together(
-        generator,
-        target,
-        [inversion],
-        perceptual,
-        settings,
-        rng,
-        counting,
-        resume,
-        on_step,
-        base_sha256,
-        identity,
-        detail_px,
-    )
+    """Tune the generator's weights until the pivot renders a single target; see `tune_together`."""
+    (found,) = tune_together(generator, target, [inversion], settings, rng, resume, on_step, base_sha256)
     return found
 
 
 def tune_together(
     generator: Generator,
-    targets: Tensor,
+    targets: Targets,
     inversions: Sequence[Inversion],
-    perceptual: Perceptual,
     settings: TuneSettings,
     rng: torch.Generator,
-    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     base_sha256: str = "",
-    identity: FaceNetwork | None = None,
-    detail_px: float = float("inf"),
 ) -> list[Tuned]:
-    """One change of the weights with which every pivot renders its target, targets [N, 3, R, R]; a Tuned for each.
+    """One change of the weights with which every pivot renders its target; a Tuned for each.
 
-    Pivots and noise stay fixed, and so does the generator; the best change seen is returned. `rng`, `resume`,
-    `identity`, `detail_px` and the stop reasons are as in `projector.project_batch`.
+    Pivots and noise stay fixed, and so does the generator; the best change seen is returned. `rng`, `resume` and the
+    stop reasons are as in `projector.project_batch`.
     """
-    check_target(generator, targets)
-    counting = counting or Counting()
+    check_target(generator, targets.pictures)
     pivots = torch.cat([inversion.w for inversion in inversions])
     noise = {
         name: torch.stack([inversion.noise[name] for inversion in inversions])[:, None] for name in inversions[0].noise
     }
-    renderer = Renderer(generator.resolution, compared_px(generator, settings.compare_px, detail_px))
-    loss_of = ReconstructionLoss(targets, perceptual, settings.weights, counting, identity, renderer.at)
+    renderer = Renderer(generator.resolution, compared_px(generator, settings.compare_px, targets.detail_px))
+    loss_of = ReconstructionLoss(targets, settings.weights, renderer.at)
     factors = start_factors(generator, settings.rank, rng)
     for value in factors.values():
         value.requires_grad_(True)
@@ -152,7 +129,7 @@ def tune_together(
         loss = reconstruction
         if settings.locality_weight and step % settings.locality_every == 0:
             pivot = pivots[step % len(pivots)][None]
-            extra = locality_loss(generator, weights, pivot, perceptual, settings, rng, step)
+            extra = locality_loss(generator, weights, pivot, targets.perceptual, settings, rng, step)
             loss = loss + settings.locality_weight * settings.locality_every * extra
         return Evaluation(loss, reconstruction)
 
@@ -172,7 +149,8 @@ def tune_together(
     for index, inversion in enumerate(inversions):
         with torch.no_grad():
             image = tuned.synthesize(inversion.w, "const", inversion.noise)
-        psnr = psnr_db(image, targets[index : index + 1], counting.of(index).mask)
+        target = targets.of(index)
+        psnr = psnr_db(image, target.pictures, target.counting.mask)
         metrics = {"psnr_db": psnr, "reconstruction_loss": loop.best.score[0]}
         found.append(Tuned(inversion, kept, delta, base_sha256, image, loop.history_of(0), reason, loop.step, metrics))
     return found

@@ -11,17 +11,15 @@ from torch import Tensor
 from data.errors import UsageError
 from inversion.encoder import linear_start
 from inversion.generators.protocol import Generator, LatentStats
-from inversion.identity import FaceNetwork
 from inversion.latents import delta_penalty, latent_stats, pn_penalty, random_labels
 from inversion.losses import (
-    Counting,
     ReconstructionLoss,
     ReconstructionWeights,
+    Targets,
     noise_regularizer,
     psnr_db,
 )
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
-from inversion.perceptual import Perceptual
 from inversion.rendering import Renderer, coarse_px, compared_px
 from inversion.schedule import latent_noise_std, learning_rate
 from inversion.speed import Speed, fast_math
@@ -86,55 +84,41 @@ class Inversion:
 
 def project(
     generator: Generator,
-    target: Tensor,
-    perceptual: Perceptual,
+    target: Targets,
     settings: ProjectorSettings,
     rng: torch.Generator,
-    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     stats: LatentStats | None = None,
-    identity: FaceNetwork | None = None,
-    detail_px: float = float("inf"),
 ) -> Inversion:
-    """Find the latent and noise that render nearest to target [1, 3, R, R] in [-1, 1]; see `project_batch`."""
-    (found,) = project_batch(
-        generator, target, perceptual, settings, rng, counting, resume, on_step, stats, identity, detail_px
-    )
+    """Find the latent and noise that render nearest to a single target; see `project_batch`."""
+    (found,) = project_batch(generator, target, settings, rng, resume, on_step, stats)
     return found
 
 
 def project_batch(
     generator: Generator,
-    targets: Tensor,
-    perceptual: Perceptual,
+    targets: Targets,
     settings: ProjectorSettings,
     rng: torch.Generator,
-    counting: Counting | None = None,
     resume: Checkpoint | None = None,
     on_step: OnStep | None = None,
     stats: LatentStats | None = None,
-    identity: FaceNetwork | None = None,
-    detail_px: float = float("inf"),
 ) -> list[Inversion]:
-    """Invert targets [N, 3, R, R] in [-1, 1] side by side, each by itself: one Inversion for each.
+    """Invert targets side by side, each by itself: one Inversion for each.
 
     `rng` is a CPU generator. `resume` is a dict given by an earlier `StepInfo.state()`: the run continues from it to
-    the same result. `stats` saves sampling the latent space again when the generator's file carries them. `identity` is
-    needed where `weights.identity` is not 0; `detail_px` is the crop's side in photo pixels. Stop reasons: cap, target,
-    plateau, diverged (the best state before it is returned). Raises UsageError when the targets do not fit the
-    generator.
+    the same result. `stats` saves sampling the latent space again when the generator's file carries them. Stop reasons:
+    cap, target, plateau, diverged (the best state before it is returned). Raises UsageError when the targets do not fit
+    the generator.
     """
-    check_target(generator, targets)
-    count, counting = len(targets), counting or Counting()
+    check_target(generator, targets.pictures)
+    count = len(targets)
     stats = stats or latent_stats(generator, settings.w_stats_samples, rng)
-    renderer = _renderer(generator, settings, detail_px)
-    losses = {
-        side: ReconstructionLoss(targets, perceptual, settings.weights, counting, identity, side)
-        for side in {renderer.side(0), renderer.at}
-    }
+    renderer = _renderer(generator, settings, targets.detail_px)
+    losses = {side: ReconstructionLoss(targets, settings.weights, side) for side in {renderer.side(0), renderer.at}}
     if resume is None:
-        w = _starts(generator, targets, perceptual, settings, stats, rng, counting)
+        w = _starts(generator, targets, settings, stats, rng)
     else:
         w = stats.w_avg[None, None].repeat(count, 1, 1)
     w = (w.expand(-1, generator.num_ws, -1) if settings.space == "w_plus" else w).clone().requires_grad_(True)
@@ -170,7 +154,7 @@ def project_batch(
         raise DivergedError(
             "The inversion's loss is not a number from the start: lower invert.lr or check the generator."
         )
-    return [_finish(generator, loop, i, noise, targets, counting, stats, reason) for i in range(count)]
+    return [_finish(generator, loop, i, noise, targets.of(i), stats, reason) for i in range(count)]
 
 
 def _renderer(generator: Generator, settings: ProjectorSettings, detail_px: float) -> Renderer:
@@ -189,20 +173,18 @@ def check_target(generator: Generator, targets: Tensor) -> None:
 
 def _starts(
     generator: Generator,
-    targets: Tensor,
-    perceptual: Perceptual,
+    targets: Targets,
     settings: ProjectorSettings,
     stats: LatentStats,
     rng: torch.Generator,
-    counting: Counting,
 ) -> Tensor:
     """The start [N, 1, D] of each target: the linear start, the best of the samples, or w_avg."""
     if settings.start == "auto" and stats.start is not None:
-        return linear_start(stats.start, targets)[:, None]
+        return linear_start(stats.start, targets.pictures)[:, None]
     if settings.start == "mean" or not settings.start_samples:
         return stats.w_avg[None, None].repeat(len(targets), 1, 1)
     weights = replace(settings.weights, identity=0.0)
-    losses = [ReconstructionLoss(targets[i : i + 1], perceptual, weights, counting.of(i)) for i in range(len(targets))]
+    losses = [ReconstructionLoss(targets.of(i), weights) for i in range(len(targets))]
     return nearest_samples(generator, losses, settings.start_samples, stats, rng)
 
 
@@ -258,8 +240,7 @@ def _finish(
     loop: OptimisationLoop,
     index: int,
     noise: dict[str, Tensor],
-    targets: Tensor,
-    counting: Counting,
+    target: Targets,
     stats: LatentStats,
     reason: str,
 ) -> Inversion:
@@ -269,7 +250,7 @@ def _finish(
     kept = {name: found.get(NOISE_PREFIX + name, value.detach())[index, 0].clone() for name, value in noise.items()}
     image = generator.synthesize(w, "const", kept)
     metrics = {
-        "psnr_db": psnr_db(image, targets[one], counting.of(index).mask),
+        "psnr_db": psnr_db(image, target.pictures, target.counting.mask),
         "reconstruction_loss": loop.best.score[index],
         "p_norm": float(pn_penalty(w, stats)),
         "delta": float(delta_penalty(w, stats)),

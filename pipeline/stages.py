@@ -31,7 +31,7 @@ from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
-from inversion.losses import Counting, psnr_db
+from inversion.losses import Counting, Targets, psnr_db
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
@@ -95,25 +95,14 @@ def invert(
 ) -> Inverted:
     """The crop in latent space, with its likeness over the pixels that count."""
     frames = _frame_keeper(config.frame_every, draw_latent(generator.module), attempt)
-    target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
     counting = counting_of(config, crop, generator.module, generator.stats, tools.perceptual, tools.seed, tools.device)
+    targets = targets_of([crop], counting, tools)
     rng = torch.Generator().manual_seed(tools.seed)
     resume = on_device(attempt.resume, tools.device)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
-        inversion = project(
-            generator.module,
-            target,
-            tools.perceptual,
-            projector_settings(config, tools.speed),
-            rng,
-            counting,
-            resume,
-            on_step,
-            generator.stats,
-            network,
-            detail_px(crop),
-        )
-    return inverted(inversion, target, counting, config, tools, None if frames is None else frames.tensors())
+        settings = projector_settings(config, tools.speed)
+        inversion = project(generator.module, targets, settings, rng, resume, on_step, generator.stats)
+    return inverted(inversion, targets.pictures, counting, config, tools, None if frames is None else frames.tensors())
 
 
 def inverted(
@@ -152,27 +141,15 @@ def tune_around(
     """
     inversion = inversion_on(inverted.inversion, tools.device)
     frames = _frame_keeper(frame_every, draw_weights(generator, inversion), attempt)
-    target, network = torch.from_numpy(crop.image).to(tools.device), tools.face_network
     counting = counting_on(inverted.counting, tools.device)
     if counting.mask is None:
         counting = replace(counting, mask=drawn_part(crop, generator).to(tools.device))
+    targets = targets_of([crop], counting, tools)
     rng = torch.Generator().manual_seed(tools.seed)
     with checkpointed_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
-        tuned = tune(
-            generator,
-            target,
-            inversion,
-            tools.perceptual,
-            tune_settings(config, tools.speed),
-            rng,
-            counting,
-            on_device(attempt.resume, tools.device),
-            on_step,
-            base_sha256,
-            network,
-            detail_px(crop),
-        )
-    return fitted(tuned, target, counting.mask, tools, None if frames is None else frames.tensors())
+        settings, resume = tune_settings(config, tools.speed), on_device(attempt.resume, tools.device)
+        tuned = tune(generator, targets, inversion, settings, rng, resume, on_step, base_sha256)
+    return fitted(tuned, targets.pictures, counting.mask, tools, None if frames is None else frames.tensors())
 
 
 def fitted(
@@ -187,9 +164,11 @@ def fitted(
     return Fitted(tuned, target, likeness("tuned", tuned.image, target, mask, tools.face_network), frames, between)
 
 
-def detail_px(crop: Crop) -> float:
-    """Side of the crop in photo pixels: finer detail than that the photo does not have."""
-    return crop.alignment.size * crop.alignment.photo_px_per_crop_px
+def targets_of(crops: Sequence[Crop], counting: Counting, tools: Tools) -> Targets:
+    """The crops as targets of an inversion or a tuning, on the device."""
+    pictures = torch.cat([torch.from_numpy(crop.image) for crop in crops]).to(tools.device)
+    detail_px = max(crop.alignment.size * crop.alignment.photo_px_per_crop_px for crop in crops)
+    return Targets(pictures, tools.perceptual, counting, tools.face_network, detail_px)
 
 
 def counting_on(counting: Counting, device: torch.device) -> Counting:

@@ -139,27 +139,17 @@ def _attempt(checkpoints: Checkpoints, engine: Engine, name: str) -> Attempt:
 def _inverted_batch(ready: Sequence[tuple[Member, Counting]], tools: stages.Tools, attempt: Attempt) -> list[Inverted]:
     setup, crops = ready[0][0].setup, [member.face.crop for member, _ in ready]
     generator, config, countings = setup.generator, setup.config.invert, [counting for _, counting in ready]
-    targets = torch.cat([torch.from_numpy(crop.image) for crop in crops]).to(tools.device)
+    targets = stages.targets_of(crops, stacked(countings), tools)
     draws = [draw_latent(generator.module)] * len(crops)
     frames = GroupFrames(config.frame_every, draws, attempt.resume, split=True) if config.frame_every else None
     title = f"invert {len(crops)} faces"
     with _group_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
-        inversions = project_batch(
-            generator.module,
-            targets,
-            tools.perceptual,
-            projector_settings(config, tools.speed),
-            torch.Generator().manual_seed(tools.seed),
-            stacked(countings),
-            stages.on_device(attempt.resume, tools.device),
-            on_step,
-            generator.stats,
-            tools.face_network,
-            max(stages.detail_px(crop) for crop in crops),
-        )
+        rng, resume = torch.Generator().manual_seed(tools.seed), stages.on_device(attempt.resume, tools.device)
+        settings = projector_settings(config, tools.speed)
+        inversions = project_batch(generator.module, targets, settings, rng, resume, on_step, generator.stats)
     kept = [None] * len(crops) if frames is None else frames.tensors()
     return [
-        stages.inverted(inversion, targets[i : i + 1], countings[i], config, tools, kept[i])
+        stages.inverted(inversion, targets.of(i).pictures, countings[i], config, tools, kept[i])
         for i, inversion in enumerate(inversions)
     ]
 
@@ -224,30 +214,19 @@ def _tuned_group(members: Sequence[Member], tools: stages.Tools, attempt: Attemp
     setup, crops = members[0].setup, [member.face.crop for member in members]
     generator, config = setup.generator, setup.config.tune
     inversions = [stages.inversion_on(_inversion(member), tools.device) for member in members]
-    targets = torch.cat([torch.from_numpy(crop.image) for crop in crops]).to(tools.device)
     countings = [_tune_counting(member, generator.module, tools.device) for member in members]
+    targets = stages.targets_of(crops, stacked(countings), tools)
     every, draws = setup.config.invert.frame_every, [draw_weights(generator.module, found) for found in inversions]
     frames = GroupFrames(every, draws, attempt.resume, split=False) if every else None
     title = f"tune for {len(crops)} faces"
     with _group_steps(tools.console, title, attempt.checkpoints, config.checkpoint_every, frames) as on_step:
-        tuned = tune_together(
-            generator.module,
-            targets,
-            inversions,
-            tools.perceptual,
-            tune_settings(config, tools.speed),
-            torch.Generator().manual_seed(tools.seed),
-            stacked(countings),
-            stages.on_device(attempt.resume, tools.device),
-            on_step,
-            generator.sha256,
-            tools.face_network,
-            max(stages.detail_px(crop) for crop in crops),
-        )
+        rng, resume = torch.Generator().manual_seed(tools.seed), stages.on_device(attempt.resume, tools.device)
+        settings, base = tune_settings(config, tools.speed), generator.sha256
+        tuned = tune_together(generator.module, targets, inversions, settings, rng, resume, on_step, base)
     between = _between(apply_delta(generator.module, tuned[0].delta), inversions, tools.console)
     kept: Sequence[dict[str, Tensor] | None] = [None] * len(crops) if frames is None else frames.tensors()
     return [
-        stages.fitted(one, targets[i : i + 1], countings[i].mask, tools, kept[i], between)
+        stages.fitted(one, targets.of(i).pictures, countings[i].mask, tools, kept[i], between)
         for i, one in enumerate(tuned)
     ]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inversion.generators.stylegan2 import StyleGAN2
-from inversion.losses import ReconstructionWeights
+from inversion.losses import ReconstructionWeights, Targets
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import Tuned, TuneSettings, tune
 from inversion.projector import Inversion, ProjectorSettings, project
@@ -29,10 +29,10 @@ def samples(generator: StyleGAN2, count: int, seed: int) -> Tensor:
 
 def pivot_of(generator: StyleGAN2, target: Tensor, face: FacePerceptual) -> Inversion:
     """A short inversion."""
-    return project(generator, target, face, QUICK, seeded())
+    return project(generator, Targets(target, face), QUICK, seeded())
 
 
 def low_rank(generator: StyleGAN2, target: Tensor, face: FacePerceptual, **changed: Any) -> Tuned:
     """A short low-rank tuning of a short inversion."""
     settings = TuneSettings(steps=40, rank=8, lr=3e-3, weights=PIXELS, **changed)
-    return tune(generator, target, pivot_of(generator, target, face), face, settings, seeded())
+    return tune(generator, Targets(target, face), pivot_of(generator, target, face), settings, seeded())

@@ -16,7 +16,7 @@ from inversion.generators.letterbox import Letterboxed, canvas_of, squared
 from inversion.generators.protocol import Generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.generators.stylegan3 import StyleGAN3, StyleGAN3Config
-from inversion.losses import Counting, ReconstructionWeights, psnr_db
+from inversion.losses import Counting, ReconstructionWeights, Targets, psnr_db
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, apply_delta, tune
 from inversion.projector import ProjectorSettings, project
@@ -92,14 +92,12 @@ def test_inverted_and_tuned(make: Callable[[], Generator], face: FacePerceptual)
     target = generator.synthesize(start_latent(generator, 11))
     target = (target + 0.3 * torch.sin(torch.linspace(0, 9, target.shape[3]))).clamp(-1, 1)
     rng, mask = torch.Generator().manual_seed(0), canvas_of(generator)
-    counting = Counting(mask)
+    targets = Targets(target, face, Counting(mask))
     settings = ProjectorSettings(steps=40, start_samples=8, w_stats_samples=200, weights=PIXELS, p_norm_weight=0.0)
-    first = project(
-        generator, target, face, ProjectorSettings(steps=1, weights=PIXELS, w_stats_samples=200), rng, counting
-    )
-    found = project(generator, target, face, settings, rng, counting)
+    first = project(generator, targets, ProjectorSettings(steps=1, weights=PIXELS, w_stats_samples=200), rng)
+    found = project(generator, targets, settings, rng)
     assert found.metrics["psnr_db"] > first.metrics["psnr_db"] + 0.5
-    tuned = tune(generator, target, found, face, TuneSettings(steps=25, rank=0, lr=3e-3, weights=PIXELS), rng, counting)
+    tuned = tune(generator, targets, found, TuneSettings(steps=25, rank=0, lr=3e-3, weights=PIXELS), rng)
     assert tuned.metrics["psnr_db"] > found.metrics["psnr_db"] + 0.5
     again = apply_delta(generator, tuned.delta).synthesize(found.w, "const", found.noise)
     assert torch.equal(again, tuned.image)

@@ -14,7 +14,7 @@ from inversion.generators.checkpoint import open_checkpoint, save_generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.generators.weights import expand, named_factors, shapes_of, start_factors, stored
 from inversion.latents import latent_stats
-from inversion.losses import ReconstructionWeights
+from inversion.losses import ReconstructionWeights, Targets
 from inversion.optimisation import StepInfo
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, apply_delta, tune_together
@@ -95,9 +95,9 @@ def test_a_delta_of_another_generator_is_refused(generator: StyleGAN2) -> None:
 def test_a_batch_inverts_each_picture_as_alone(generator: StyleGAN2, face: FacePerceptual) -> None:
     targets = samples(generator, 3, 21)
     settings = replace(QUICK, weights=ReconstructionWeights(), steps=18, delta_weight=0.1, optimize_noise=False)
-    together = project_batch(generator, targets, face, settings, seeded())
+    together = project_batch(generator, Targets(targets, face), settings, seeded())
     for index, found in enumerate(together):
-        alone = project(generator, targets[index : index + 1], face, settings, seeded())
+        alone = project(generator, Targets(targets[index : index + 1], face), settings, seeded())
         assert found.history["loss"][:3] == pytest.approx(alone.history["loss"][:3], rel=5e-3)
         assert found.history["loss"] == pytest.approx(alone.history["loss"], rel=0.1)  # rounding grows step by step
         assert found.metrics["psnr_db"] == pytest.approx(alone.metrics["psnr_db"], abs=0.5)
@@ -113,16 +113,16 @@ def test_a_batch_resumes_to_the_same_bits(generator: StyleGAN2, face: FacePercep
         if info.step == 7:
             kept.update(info.state())
 
-    whole = project_batch(generator, targets, face, QUICK, seeded(), on_step=keep)
-    again = project_batch(generator, targets, face, QUICK, seeded(), resume=kept)
+    whole = project_batch(generator, Targets(targets, face), QUICK, seeded(), on_step=keep)
+    again = project_batch(generator, Targets(targets, face), QUICK, seeded(), resume=kept)
     assert all(torch.equal(a.w, b.w) and a.history == b.history for a, b in zip(whole, again, strict=True))
 
 
 def test_one_tuning_serves_several_photos(generator: StyleGAN2, face: FacePerceptual) -> None:
     targets = samples(tiny_generator(64, channels=24, seed=9), 2, 23)
-    pivots = project_batch(generator, targets, face, QUICK, seeded())
+    pivots = project_batch(generator, Targets(targets, face), QUICK, seeded())
     settings = TuneSettings(steps=60, rank=8, lr=3e-3, weights=PIXELS)
-    tuned = tune_together(generator, targets, pivots, face, settings, seeded())
+    tuned = tune_together(generator, Targets(targets, face), pivots, settings, seeded())
     assert all(torch.equal(tuned[0].delta[name], value) for name, value in tuned[1].delta.items())
     for one, pivot in zip(tuned, pivots, strict=True):
         assert one.inversion is pivot
@@ -145,21 +145,21 @@ def test_linear_start_is_nearer_than_the_mean(tmp_path: Path, generator: StyleGA
     assert torch.allclose(read.start.weight, start.weight, rtol=1e-3, atol=1e-6)
     target = samples(generator, 1, 31)
     still = replace(QUICK, steps=1, lr=1e-9, start="auto")
-    used = project(generator, target, face, still, seeded(), stats=read)
+    used = project(generator, Targets(target, face), still, seeded(), stats=read)
     assert torch.allclose(used.w[:, 0], linear_start(read.start, target), atol=1e-6)
-    asked = project(generator, target, face, replace(still, start="samples"), seeded(), stats=read)
+    asked = project(generator, Targets(target, face), replace(still, start="samples"), seeded(), stats=read)
     assert not torch.allclose(asked.w, used.w, atol=1e-3)
 
 
 def test_fast_arithmetic_keeps_the_loss(generator: StyleGAN2, face: FacePerceptual) -> None:
     target = samples(tiny_generator(64, channels=24, seed=9), 1, 16)
     settings = replace(QUICK, steps=6, weights=ReconstructionWeights())
-    exact = project(generator, target, face, replace(settings, speed="exact"), seeded())
-    fast = project(generator, target, face, replace(settings, speed="fast"), seeded())
+    exact = project(generator, Targets(target, face), replace(settings, speed="exact"), seeded())
+    fast = project(generator, Targets(target, face), replace(settings, speed="fast"), seeded())
     assert fast.history["loss"][0] != exact.history["loss"][0]
     assert fast.history["loss"][0] == pytest.approx(exact.history["loss"][0], rel=FAST_TOLERANCE)
     assert fast.history["loss"][-1] == pytest.approx(exact.history["loss"][-1], rel=2 * FAST_TOLERANCE)
-    automatic = project(generator, target, face, settings, seeded())
+    automatic = project(generator, Targets(target, face), settings, seeded())
     assert automatic.history == exact.history
     with fast_math(torch.device("cpu"), "auto"):
         assert not torch.is_autocast_enabled("cpu")

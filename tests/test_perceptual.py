@@ -13,6 +13,7 @@ from inversion.losses import (
     Counting,
     ReconstructionLoss,
     ReconstructionWeights,
+    Targets,
     low_frequency_mse,
     noise_regularizer,
     psnr_db,
@@ -85,15 +86,15 @@ def test_mask_takes_pixels_out_of_every_term(face: FacePerceptual) -> None:
     damaged = target.clone()
     damaged[..., 32:] = 1.0
     weights = ReconstructionWeights(1.0, 1.0, 1.0)
-    assert float(ReconstructionLoss(target, face, weights, Counting(mask))(damaged, 0)) < 1e-6
-    assert float(ReconstructionLoss(target, face, weights)(damaged, 0)) > 0.01
+    assert float(ReconstructionLoss(Targets(target, face, Counting(mask)), weights)(damaged, 0)) < 1e-6
+    assert float(ReconstructionLoss(Targets(target, face), weights)(damaged, 0)) > 0.01
 
 
 def test_weights_switch_terms_off(face: FacePerceptual) -> None:
     target, image = smooth_picture(7), smooth_picture(8)
     only = [ReconstructionWeights(*w) for w in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
-    parts = [float(ReconstructionLoss(target, face, w)(image, 0)) for w in only]
-    both = float(ReconstructionLoss(target, face, ReconstructionWeights(2, 3, 4))(image, 0))
+    parts = [float(ReconstructionLoss(Targets(target, face), w)(image, 0)) for w in only]
+    both = float(ReconstructionLoss(Targets(target, face), ReconstructionWeights(2, 3, 4))(image, 0))
     assert both == pytest.approx(2 * parts[0] + 3 * parts[1] + 4 * parts[2], rel=1e-5)
     assert parts[1] == pytest.approx(float((image - target).square().mean()), rel=1e-5)
     with pytest.raises(UsageError, match=r"weights.pixel=-1 is out of range"):

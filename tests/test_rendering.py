@@ -12,7 +12,7 @@ from data.errors import ModelError
 from inversion import projector, rendering
 from inversion.generators.protocol import Window
 from inversion.generators.stylegan2 import StyleGAN2
-from inversion.losses import ReconstructionLoss, Rendered, area_shrunk
+from inversion.losses import ReconstructionLoss, Rendered, Targets, area_shrunk
 from inversion.optimisation import Evaluation, OptimisationLoop, StepInfo, StopRule
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, tune
@@ -64,8 +64,8 @@ def test_windows_tune_as_well_as_whole_pictures(generator: StyleGAN2, face: Face
     whole, windows = (low_rank(generator, target, face, compare_px=side) for side in (64, 32))
     assert windows.metrics["psnr_db"] > whole.metrics["psnr_db"] - 3.0
     assert windows.metrics["psnr_db"] > windows.inversion.metrics["psnr_db"] + 4
-    pivot = project(generator, target, face, replace(QUICK, compare_px=32, steps=40), seeded())
-    plain = project(generator, target, face, replace(QUICK, compare_px=64, steps=40), seeded())
+    pivot = project(generator, Targets(target, face), replace(QUICK, compare_px=32, steps=40), seeded())
+    plain = project(generator, Targets(target, face), replace(QUICK, compare_px=64, steps=40), seeded())
     assert pivot.metrics["psnr_db"] > plain.metrics["psnr_db"] - 1.0
 
 
@@ -77,13 +77,13 @@ def test_windowed_runs_resume_to_the_same_bits(generator: StyleGAN2, face: FaceP
             kept.update(info.state())
 
     settings = replace(QUICK, compare_px=16)
-    whole = project(generator, target, face, settings, seeded(), on_step=keep)
+    whole = project(generator, Targets(target, face), settings, seeded(), on_step=keep)
     assert "kept/residual" in kept
-    assert torch.equal(project(generator, target, face, settings, seeded(), resume=kept).w, whole.w)
+    assert torch.equal(project(generator, Targets(target, face), settings, seeded(), resume=kept).w, whole.w)
     kept.clear()
     tuning = TuneSettings(steps=9, rank=4, compare_px=16)
-    tuned = tune(generator, target, whole, face, tuning, seeded(), on_step=keep)
-    again = tune(generator, target, whole, face, tuning, seeded(), resume=kept)
+    tuned = tune(generator, Targets(target, face), whole, tuning, seeded(), on_step=keep)
+    again = tune(generator, Targets(target, face), whole, tuning, seeded(), resume=kept)
     assert torch.equal(again.image, tuned.image)
 
 
@@ -110,7 +110,7 @@ def test_an_inversion_looks_coarsely_first(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projector, "ReconstructionLoss", Watched)
         settings = replace(coarse_to_fine, compare_px=at, start="mean")
-        found = project(generator, samples(generator, 1, 25), face, settings, seeded())
+        found = project(generator, Targets(samples(generator, 1, 25), face), settings, seeded())
     assert drawn == [at // 2] * 10 + [at] * 10
     fine = found.history["reconstruction"][10:]
     assert found.metrics["reconstruction_loss"] >= min(fine)
@@ -139,8 +139,8 @@ def test_coarse_to_fine_runs_resume_to_the_same_bits(
             kept.update(info.state())
 
     settings = replace(coarse_to_fine, compare_px=at, optimize_noise=True)
-    whole = project(generator, target, face, settings, seeded(), on_step=keep)
-    again = project(generator, target, face, settings, seeded(), resume=kept)
+    whole = project(generator, Targets(target, face), settings, seeded(), on_step=keep)
+    again = project(generator, Targets(target, face), settings, seeded(), resume=kept)
     assert torch.equal(again.w, whole.w)
     assert again.history == whole.history
 
