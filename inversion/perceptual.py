@@ -18,6 +18,7 @@ from inversion.identity import CHIP_SIZE_PX, FaceNetwork
 FAR_DISTANCES = (0.97, 1.11, 0.55, 0.19)
 """Distance of unrelated photographs at each tap, measured; dividing by it makes the taps count alike."""
 LPIPS_SIZE_PX = 256
+GRADIENT_FLOOR = 1e-3  # of the mean squared length of a picture's features, see `unit_channels`
 BACKBONE_FILES = {
     "vgg": "vgg16-397923af.pth",
     "alex": "alexnet-owt-7be5be79.pth",
@@ -91,8 +92,18 @@ def cut_view(images: Tensor, view: View, size_px: int = CHIP_SIZE_PX) -> Tensor:
 
 
 def unit_channels(x: Tensor) -> Tensor:
-    """[N, C, h, w] scaled to unit length over the channels."""
-    return x * (x.square().sum(dim=1, keepdim=True) + 1e-10).rsqrt()
+    """[N, C, h, w] scaled to unit length over the channels.
+
+    Where hardly any channel answers, as in flat backgrounds, the derivative would be a thousand times the usual one,
+    and one such step ruins an optimisation; there it is that of a division by a little more.
+    """
+    energy = x.square().sum(dim=1, keepdim=True)
+    exact = x * (energy + 1e-10).rsqrt()
+    if not x.requires_grad:
+        return exact
+    floor = GRADIENT_FLOOR * energy.detach().mean(dim=(2, 3), keepdim=True)
+    smooth = x * (energy + floor).rsqrt()
+    return smooth + (exact - smooth).detach()
 
 
 class FacePerceptual:

@@ -18,7 +18,7 @@ from inversion.losses import (
     noise_regularizer,
     psnr_db,
 )
-from inversion.perceptual import BACKBONE_FILES, FacePerceptual, View, cut_view, load_lpips
+from inversion.perceptual import BACKBONE_FILES, FacePerceptual, View, cut_view, load_lpips, unit_channels
 
 
 def smooth_picture(seed: int, side: int = 64) -> torch.Tensor:
@@ -124,3 +124,18 @@ def test_psnr() -> None:
     damaged = target.clone()
     damaged[..., 4:] = 1
     assert psnr_db(damaged + 0.02 * mask, target, mask) == pytest.approx(40.0, abs=1e-3)
+
+
+def test_flat_places_do_not_blow_up_the_gradient() -> None:
+    x = smooth_picture(3).abs().repeat(1, 8, 1, 1) + 0.1
+    plain = x.clone().requires_grad_(True)
+    (usual,) = torch.autograd.grad(unit_channels(plain)[:, 0].sum(), plain)
+    x[:, :, :4, :4] = 0.0
+    x[:, 3, :4, :4] = 1e-4  # one channel hardly answers: its unit length is all of it
+    flat = x.clone().requires_grad_(True)
+    found = unit_channels(flat)
+    assert torch.equal(found, unit_channels(x))
+    assert torch.allclose(found.norm(dim=1), torch.ones(()), atol=0.01)
+    (gradient,) = torch.autograd.grad(found[:, 0].sum(), flat)
+    assert float(gradient[..., :4, :4].norm()) < 50 * float(usual[..., :4, :4].norm())
+    assert torch.allclose(gradient[..., 8:, 8:], usual[..., 8:, 8:], rtol=0.05, atol=1e-3)
