@@ -3,9 +3,9 @@
     python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--pictures FOLDER]
         [--keep FOLDER [--finished]] [--workers N] [--ablation [--drags]] [--no-costs]
 
-For each face, PTI as published (`+experiment=pti_published`) and our defaults run in one process, their order changing
-from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and
-the distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
+For each face, PTI as published (`+experiment=pti_published`) and ours (`invert.steps=150`) run in one process, their
+order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and the
+distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
 continue where it ended; --ablation measures each of our ideas taken away, on --count faces (--drags: editability too).
 The cost of a step is measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
 """
@@ -42,7 +42,7 @@ ORDER = (
     "delta_mb_1024",
     "projector_overhead_ratio",
 )
-METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ()}
+METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ("invert.steps=150",)}
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "ours": (),
     "full weights, lr 1e-3": ("tune.rank=0",),
@@ -52,7 +52,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "constant step size": ("tune.lr_rampup=0", "tune.lr_rampdown=0"),
     "start: linear": ("invert.start=auto",),
     "start: mean latent": ("invert.start=mean",),
-    "pivot of 250 steps": ("invert.steps=250",),
+    "pivot of 150 steps": ("invert.steps=150",),
     "pivot: no coarse part": ("invert.coarse_until=0",),
     "pivot in W": ("invert.space=w",),
     "P_N weight 0": ("invert.weights.p_norm=0",),

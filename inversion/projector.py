@@ -39,7 +39,7 @@ class ProjectorSettings:
     """
 
     space: Literal["w_plus", "w"] = "w_plus"
-    steps: int = 150
+    steps: int = 250
     lr: float = 0.05
     lr_rampup: float = 0.05
     lr_rampdown: float = 0.25

@@ -121,7 +121,7 @@ class InvertConfig:
 
     KEY: ClassVar[str] = "invert"
     space: str = knob("w_plus", choices=("w_plus", "w"))
-    steps: int = knob(150, 1, 10000)
+    steps: int = knob(250, 1, 10000)
     lr: float = knob(0.05, above=0, high=1)
     lr_rampup: float = knob(0.05, 0, 1)
     lr_rampdown: float = knob(0.25, 0, 1)
