@@ -81,6 +81,7 @@ def find_covers(
         optimize_noise=False,
         weights=ReconstructionWeights(pixel=10.0),
         p_norm_weight=0.005,
+        coarse_until=0.0,
     )
     stats = stats or latent_stats(generator, coarse.w_stats_samples, rng)
     fit = project(generator, Targets(target, perceptual, Counting(counted)), coarse, rng, stats=stats)

@@ -94,8 +94,8 @@ def cut_view(images: Tensor, view: View, size_px: int = CHIP_SIZE_PX) -> Tensor:
 def unit_channels(x: Tensor) -> Tensor:
     """[N, C, h, w] scaled to unit length over the channels.
 
-    Where hardly any channel answers, as in flat backgrounds, the derivative would be a thousand times the usual one,
-    and one such step ruins an optimisation; there it is that of a division by a little more.
+    Where hardly any channel answers, as in flat backgrounds, the derivative would grow without bound, and one such
+    step ruins an optimisation; there it is that of a division by a little more.
     """
     energy = x.square().sum(dim=1, keepdim=True)
     exact = x * (energy + 1e-10).rsqrt()
