@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import tell, validation_means
-from data.landmarks import find_faces
+from data.landmarks import find_faces, steady_landmarks
 from data.photo import read_photo
 from editing.presets import MOUTH_LEFT, MOUTH_RIGHT, preset_drag
 
@@ -55,7 +55,9 @@ def run_demo(out: Path, threads: int) -> tuple[dict[str, float], dict[str, Any],
 def mouth_distances(before: Path, after: Path) -> dict[str, float]:
     """Mean distance of dlib's mouth corners from the preset's targets, in photo pixels, before and after the drag."""
     corners = [MOUTH_LEFT, MOUTH_RIGHT]
-    first, second = (find_faces(read_photo(path).to_u8())[0].landmarks for path in (before, after))
+    pictures = [read_photo(path).to_u8() for path in (before, after)]
+    boxes = [find_faces(picture)[0].box for picture in pictures]
+    first, second = (steady_landmarks(picture, boxes) for picture in pictures)
     asked = preset_drag("smile", first, 1.0, read_photo(before).shape_hw)
     picks = [int(np.argmin(np.linalg.norm(asked.handles - first[corner], axis=1))) for corner in corners]
     targets = asked.targets[picks]

@@ -29,6 +29,8 @@ PREDICT_BOX_PX = 400
 """Width that a face box is brought to for the predictor, which answers in whole pixels."""
 PREDICT_MARGIN = 0.5
 """Context around the face box for the predictor, in box sides."""
+STEADY_SHIFTS = ((0.028, 0.028, 0.02), (-0.028, 0.028, -0.02), (0.028, -0.028, -0.02), (-0.028, -0.028, 0.02))
+"""How boxes are moved (right, down) and grown for `steady_landmarks`, in box sides."""
 
 _dlib_lock = threading.Lock()
 
@@ -161,6 +163,24 @@ def predict_landmarks(rgb_u8: NDArray[np.uint8], box: tuple[float, float, float,
     points = np.array([(part.x, part.y) for part in shape.parts()], np.float64)
     landmarks: NDArray[np.float64] = (points + 0.5) / scale - 0.5 + (x0, y0)
     return landmarks
+
+
+def steady_landmarks(
+    rgb_u8: NDArray[np.uint8], boxes: Sequence[tuple[float, float, float, float]]
+) -> NDArray[np.float64]:
+    """The mean of the landmarks [68,2] that `predict_landmarks` finds in slightly moved copies of each box.
+
+    One prediction jumps with the pixels below the box's corners, as much as a small smile moves the mouth; their mean
+    has about 0.6 of that scatter. Each box takes four predictions.
+    """
+    found = []
+    for left, top, right, bottom in boxes:
+        side = right - left
+        for across, down, grown in STEADY_SHIFTS:
+            x0, y0 = left + (across - grown) * side, top + (down - grown) * side
+            x1, y1 = right + (across + grown) * side, bottom + (down + grown) * side
+            found.append(predict_landmarks(rgb_u8, (x0, y0, x1, y1)))
+    return np.asarray(np.mean(found, axis=0))
 
 
 def _detection(landmarks: NDArray[np.float64]) -> Any:

@@ -38,13 +38,14 @@ PULL_WEIGHT = 0.005  # of the squared move in standard deviations
 POINT_ERROR = 0.0075  # of the crop's side: a point this far off costs 1
 ANCHOR_SHARE = 0.2  # an anchor's error counts this much of a moving point's: detectors shift it with its neighbours
 FIRST_RELAX, RELAX = 8.0, 0.75  # factor of hold and pull in the first round, and from round to round
-RELAX_IDLE = 0.35  # from a round without a gain: hold and pull may be what holds the points back
-RELAX_FREE = 0.2  # below this they are not, and rounds without a gain count as a stall
+RELAX_IDLE = 0.4  # from a round without a gain: hold and pull may be what holds the points back
+RELAX_LEAST = 0.05  # what is won with less is paid for with tints
+CHANGE_PRICE = 2.0  # of the picture's change, beside the points' squared error, when states are compared
+DAMPING = 0.03  # of a step: what the scatter of the points found in the probes may suggest for one standard deviation
 ARRIVED = 0.85  # of the asked moves: the rest is what detectors err by, and chasing it smears the picture
 MAX_STEP_STD = 3.0  # the picture is far from linear beyond
 MAX_MOVE_STD = 6.5  # from the start: about as far as a sample is from the average in that many directions
 STEP_LENGTHS = (1.5, 1.0, 0.5, 0.25, 0.125)  # tried in every round; slopes cost PROBES pictures, these one each
-STALL_ROUNDS = 3
 WORTH_GOING_ON = 0.1  # of the error: a step that gains less has the derivative measured again
 FILM_STEPS = 40
 
@@ -65,7 +66,7 @@ class Locator(Protocol):
 class LandmarkSettings:
     """How a landmark drag is run; `hold_weight` and `pull_weight` multiply the built-in ones; 0 layers is automatic."""
 
-    rounds: int = 20
+    rounds: int = 40
     hold_weight: float = 1.0
     pull_weight: float = 1.0
     w_layers: int = 0
@@ -112,17 +113,17 @@ class _Task:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Course:
-    """How far a drag has come; `slopes` are None where they must be measured, `relax` is the present factor of hold and
-    pull, `idle` counts the free rounds with new slopes since the best state, `lost` says that not even those led to a
-    picture that is recognised."""
+    """How far a drag has come: its best state, the `slopes` there (None where they must be measured), and on how many
+    sides of it they were `measured`: 0 when they are those of the state before, corrected. `relax` is the present
+    factor of hold and pull, `found_at` that with which the best state was found. `end` is a reason to end here."""
 
-    here: _Seen
     best: _Seen
     slopes: Vector | None
+    measured: int
     relax: float
+    found_at: float
     rounds: int
-    idle: int
-    lost: bool
+    end: StopReason | None
 
 
 def drag_landmarks(
@@ -139,13 +140,14 @@ def drag_landmarks(
     """Move the points that `locator` finds by moves [N, 2] in crop pixels (Levenberg-Marquardt steps in W).
 
     w [1, L, D] moves as a whole in its leading layers; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
-    change. Hold and pull fade from round to round until the points have arrived, so that the picture changes no more
-    than the moves need; a picture that the locator does not recognise is never taken. Tracks and frames of the result
-    show the straight path from the start to the best state. UsageError for arguments that do not fit the generator.
+    change. Every round is a step from the best state so far. Hold and pull fade from round to round until the points
+    have arrived, so that the picture changes no more than the moves need; a picture that the locator does not recognise
+    is never taken. Tracks and frames of the result show the straight path from the start to the best state. UsageError
+    for arguments that do not fit the generator.
     """
     settings = settings or LandmarkSettings()
     task = _prepare(generator, w, noise, locator, moves_crop, mask_crop, settings)
-    course = _Course(task.start, task.start, None, FIRST_RELAX, rounds=0, idle=0, lost=False)
+    course = _Course(task.start, None, 0, FIRST_RELAX, FIRST_RELAX, rounds=0, end=None)
     while (reason := _verdict(task, course, settings)) is None:
         if should_stop is not None and should_stop():
             reason = "stopped"
@@ -157,35 +159,37 @@ def drag_landmarks(
 
 
 def _advance(task: _Task, course: _Course) -> _Course:
-    """One round: measure the slopes unless the last ones still serve, make a step, keep the best state."""
-    here, fresh, rounds = course.here, course.slopes is None, course.rounds + 1
-    slopes = _slopes(task, here) if course.slopes is None else course.slopes
-    moved = _step(task, here, slopes, course.relax)
-    if moved is None:
-        return replace(course, slopes=None, rounds=rounds, lost=fresh)
-    worth = _error(task, moved) < (1.0 - WORTH_GOING_ON) * _error(task, here)
-    corrected = _corrected(slopes, here, moved) if worth else None
-    if _error(task, moved) < _error(task, course.best):
-        return _Course(moved, moved, corrected, course.relax * RELAX, rounds, idle=0, lost=False)
-    idle = course.idle + (fresh and course.relax < RELAX_FREE)
-    return _Course(moved, course.best, corrected, course.relax * RELAX_IDLE, rounds, idle, lost=False)
+    """One round: a step from the best state. Without a gain the next one has better slopes, or less hold and pull."""
+    best, relax, slopes, measured = course.best, course.relax, course.slopes, course.measured
+    if slopes is None:
+        slopes, measured = _slopes(task, best, PROBE_STD), 1
+    course = replace(course, slopes=slopes, measured=measured, rounds=course.rounds + 1)
+    moved = _step(task, best, slopes, relax)
+    if moved is not None and _merit(task, moved) < _merit(task, best):
+        worth = _error(task, moved) < (1.0 - WORTH_GOING_ON) * _error(task, best)
+        corrected = _corrected(slopes, best, moved) if worth else None
+        return _Course(moved, corrected, 0, max(RELAX_LEAST, relax * RELAX), relax, course.rounds, None)
+    if measured == 0:
+        return replace(course, slopes=None)
+    if relax > RELAX_LEAST:
+        return replace(course, relax=max(RELAX_LEAST, relax * RELAX_IDLE))
+    if measured == 1:
+        both = (slopes + _slopes(task, best, -PROBE_STD)) / 2
+        return replace(course, slopes=both, measured=2, relax=course.found_at)
+    return replace(course, end="lost" if moved is None else "stalled")
 
 
 def _verdict(task: _Task, course: _Course, settings: LandmarkSettings) -> StopReason | None:
     """Why the drag ends here, or None when it goes on."""
     if not task.moves.any() or _progress(task, course.best) >= ARRIVED:
         return "arrived"
-    if course.lost:
-        return "lost"
-    if course.idle >= STALL_ROUNDS:
-        return "stalled"
-    return "cap" if course.rounds >= settings.rounds else None
+    return course.end or ("cap" if course.rounds >= settings.rounds else None)
 
 
 def _report(task: _Task, course: _Course, settings: LandmarkSettings) -> DragStep:
     """What a watcher is told after a round."""
-    points, error = torch.from_numpy(course.here.points).float(), _error(task, course.here)
-    return DragStep(course.rounds, settings.rounds, error, points, _distance_px(task, course.here))
+    points, error = torch.from_numpy(course.best.points).float(), _error(task, course.best)
+    return DragStep(course.rounds, settings.rounds, error, points, _distance_px(task, course.best))
 
 
 def _prepare(
@@ -242,10 +246,10 @@ def _look(scene: _Scene, codes: Vector) -> list[_Seen]:
     return seen
 
 
-def _slopes(task: _Task, here: _Seen) -> Vector:
-    """How points and coarse picture change along each direction, [2 N + M, K], measured on one picture for each."""
-    probes = _look(task.scene, here.code + PROBE_STD * np.eye(len(here.code)))
-    return np.stack([_values(probe) - _values(here) for probe in probes], axis=1) / PROBE_STD
+def _slopes(task: _Task, here: _Seen, length: float) -> Vector:
+    """How points and coarse picture change along each direction, [2 N + M, K], from one picture `length` away each."""
+    probes = _look(task.scene, here.code + length * np.eye(len(here.code)))
+    return np.stack([_values(probe) - _values(here) for probe in probes], axis=1) / length
 
 
 def _corrected(slopes: Vector, here: _Seen, moved: _Seen) -> Vector:
@@ -265,7 +269,7 @@ def _step(task: _Task, here: _Seen, slopes: Vector, relax: float) -> _Seen | Non
     error = weights * _residuals(task, here)
     jacobian = slopes * weights[:, None]
     pull = task.pull * relax
-    normal = jacobian.T @ jacobian + pull * np.eye(len(here.code))
+    normal = jacobian.T @ jacobian + (pull + DAMPING) * np.eye(len(here.code))
     step = np.linalg.solve(normal, -(jacobian.T @ error + pull * here.code))
     step *= min(1.0, MAX_STEP_STD / max(float(np.linalg.norm(step)), 1e-12))
     codes = here.code + np.array(STEP_LENGTHS)[:, None] * step
@@ -288,6 +292,12 @@ def _residuals(task: _Task, seen: _Seen) -> Vector:
 def _error(task: _Task, seen: _Seen) -> float:
     """The weighted error of the points: 1 when all are a fraction POINT_ERROR of the crop away from their targets."""
     return float(np.linalg.norm((seen.points - task.start.points - task.moves).ravel() * task.point_weights))
+
+
+def _merit(task: _Task, seen: _Seen) -> float:
+    """What a state costs, the less the better: the points' error and the picture's change."""
+    change = (seen.coarse - task.start.coarse) * task.hold_weights
+    return _error(task, seen) ** 2 + CHANGE_PRICE * float(change @ change)
 
 
 def _progress(task: _Task, seen: _Seen) -> float:

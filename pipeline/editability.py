@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.alignment import Crop
 from data.errors import ModelError, NoFaceError, PhotodragError
-from data.landmarks import Face, face_descriptor, predict_landmarks
+from data.landmarks import Face, face_descriptor, steady_landmarks
 from editing.points import Drag
 from editing.presets import face_frame, preset_progress
 from inversion.generators.protocol import Generator, NoiseMaps
@@ -90,18 +90,13 @@ def _outcome(preset: str, picture: np.ndarray, before: Face, edited: np.ndarray)
         return PresetOutcome(None, None)
     if len(faces) != 1:
         return PresetOutcome(None, None)
-    boxes = before.box, faces[0].box
-    moved = preset_progress(preset, _mean_landmarks(picture, boxes), _mean_landmarks(edited, boxes))
+    boxes = before.box, faces[0].box  # in both for both pictures: another box alone looks like a small smile
+    moved = preset_progress(preset, steady_landmarks(picture, boxes), steady_landmarks(edited, boxes))
     try:
         first, second = face_descriptor(picture, before), face_descriptor(edited, faces[0])
     except ModelError:
         return PresetOutcome(moved, None)
     return PresetOutcome(moved, float(np.linalg.norm(first - second)))
-
-
-def _mean_landmarks(picture: np.ndarray, boxes: Sequence[tuple[float, float, float, float]]) -> np.ndarray:
-    """Landmarks [68, 2], the mean of those in each box: another box alone moves them by as much as a small smile."""
-    return np.mean([predict_landmarks(picture, box) for box in boxes], axis=0)
 
 
 def editability_figures(stage: str, outcomes: Mapping[str, PresetOutcome]) -> dict[str, float | None]:

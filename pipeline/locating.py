@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from data.errors import NoFaceError
-from data.landmarks import Face, find_faces, predict_landmarks
+from data.landmarks import Face, find_faces, steady_landmarks
 from editing.presets import face_frame
 
 LOOK_SIDE_PX = 256
@@ -39,7 +39,7 @@ class LandmarkLocator:
     def locate(self, picture: np.ndarray) -> np.ndarray:
         """The landmarks [N, 2] in pixels of a picture [R, R, 3] uint8 RGB."""
         small = _small(picture)
-        found = face_frame(predict_landmarks(small, self._box)).points[self._landmarks]
+        found = face_frame(steady_landmarks(small, [self._box])).points[self._landmarks]
         return np.asarray((found + 0.5) * (picture.shape[0] / small.shape[0]) - 0.5)
 
     def recognises(self, picture: np.ndarray) -> bool:
@@ -49,7 +49,7 @@ class LandmarkLocator:
             faces = find_faces(small, UPSAMPLE_MAX)
         except NoFaceError:
             return False
-        found, expected = (face_frame(points) for points in (faces[0].landmarks, predict_landmarks(small, self._box)))
+        found, expected = (face_frame(steady_landmarks(small, [box])) for box in (faces[0].box, self._box))
         apart = np.linalg.norm(found.points - expected.points, axis=1)[self._landmarks].mean()
         return len(faces) == 1 and bool(apart <= AGREEMENT * found.unit_px)
 

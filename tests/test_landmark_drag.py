@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -117,13 +118,31 @@ class Unmoved(Brightness):
         return np.array([[8.0, 8.0], [16.0, 8.0]])
 
 
-def test_the_hold_has_faded_before_rounds_without_a_gain_end_a_drag(generator: StyleGAN2, w: Tensor) -> None:
-    stalled = drag_landmarks(generator, w, None, Unmoved(), MOVES)
-    assert stalled.stop_reason == "stalled"
+def test_the_hold_fades_twice_before_a_drag_without_a_gain_ends(generator: StyleGAN2, w: Tensor) -> None:
+    """Once with slopes measured on one side, once on both."""
+    looked: list[Points] = []
+
+    def knows(points: Points) -> bool:
+        looked.append(points)
+        return True
+
+    locator = Unmoved(knows)
+    stalled = drag_landmarks(generator, w, None, locator, MOVES)
+    assert (stalled.stop_reason, stalled.steps) == ("stalled", 0)
     faded = [landmark_drag.FIRST_RELAX * landmark_drag.RELAX_IDLE**n for n in range(20)]
-    held = sum(relax >= landmark_drag.RELAX_FREE for relax in faded)
-    assert held > 2
-    assert stalled.metrics["rounds"] == held + landmark_drag.STALL_ROUNDS
+    levels = 1 + sum(relax > landmark_drag.RELAX_LEAST for relax in faded)
+    assert levels > 5
+    assert stalled.metrics["rounds"] == len(looked) == 2 * levels
+
+
+def test_rounds_never_lose_what_was_won(generator: StyleGAN2, w: Tensor) -> None:
+    errors: list[float] = []
+    settings = LandmarkSettings(hold_weight=0.0)
+    far = [[4.0, 0.0], [-4.0, 0.0]]
+    drag_landmarks(generator, w, None, Brightness(), far, None, settings, lambda step: errors.append(step.loss))
+    assert len(errors) > 3
+    assert all(later <= earlier for earlier, later in pairwise(errors))
+    assert errors[-1] < errors[0]
 
 
 def test_no_moves_change_nothing(generator: StyleGAN2, w: Tensor) -> None:

@@ -20,6 +20,8 @@ from data.landmarks import (
     face_descriptor,
     find_faces,
     model_path,
+    predict_landmarks,
+    steady_landmarks,
 )
 from data.photo import read_photo
 
@@ -64,6 +66,18 @@ def test_landmarks_scale_with_the_photo(astronaut: NDArray[np.uint8], face: Face
     found = find_faces(np.asarray(scaled, np.uint8))[0]
     back = (found.landmarks + 0.5) / factor - 0.5
     assert np.hypot(*(back - face.landmarks).T).mean() < 0.06 * eye_distance_px(face)
+
+
+def test_steady_landmarks_follow_a_moving_picture_more_smoothly(astronaut: NDArray[np.uint8], face: Face) -> None:
+    draw = np.random.default_rng(0)
+    single, steady = [], []
+    for moved in draw.uniform(-3.0, 3.0, (12, 2)):
+        matrix = np.array([[1.0, 0.0, moved[0]], [0.0, 1.0, moved[1]]])
+        picture = np.asarray(cv2.warpAffine(astronaut, matrix, (512, 512), flags=cv2.INTER_CUBIC), np.uint8)
+        single.append(predict_landmarks(picture, face.box) - moved)
+        steady.append(steady_landmarks(picture, [face.box]) - moved)
+    assert np.std(steady, axis=0).mean() < 0.8 * np.std(single, axis=0).mean()
+    assert np.hypot(*(np.mean(steady, axis=0) - face.landmarks).T).mean() < 0.05 * eye_distance_px(face)
 
 
 def test_a_small_face_is_found_by_enlarging(astronaut: NDArray[np.uint8], face: Face) -> None:
