@@ -34,6 +34,8 @@ BATCH = 8  # probes rendered at once
 HOLD_SIDE_PX = 32  # the picture is held at this size
 HOLD_INSIDE = 0.8  # of the hold outside the mask
 HOLD_WEIGHT = 4.0  # of the mean squared change of the picture
+TINT_SIDE_PX = 8  # the colours of whole cheeks and shadows are held at this size, where motion hardly shows
+TINT_WEIGHT, TINT_INSIDE = 4.0, 4.0  # of their mean squared change; the factor of the differences in the mask
 PULL_WEIGHT = 0.005  # of the squared move in standard deviations
 POINT_ERROR = 0.0075  # of the crop's side: a point this far off costs 1
 ANCHOR_SHARE = 0.2  # an anchor's error counts this much of a moving point's: detectors shift it with its neighbours
@@ -213,14 +215,16 @@ def _prepare(
         raise UsageError(f"{len(moves)} moves were given for {len(start.points)} points that are found.")
     share = np.where(moves.any(axis=1), 1.0, ANCHOR_SHARE) / (POINT_ERROR * size * np.sqrt(len(moves)))
     keep = keep_mask(mask_crop, size, side, settings.hold_weight, w)
-    hold = torch.zeros(side, side) if keep is None else keep[0, 0].cpu()
-    hold = (HOLD_INSIDE + (1.0 - HOLD_INSIDE) * hold).expand(3, side, side)
+    inside = torch.ones(1, 1, side, side) if keep is None else 1.0 - keep.cpu()
+    holds = (HOLD_WEIGHT, HOLD_INSIDE, HOLD_SIDE_PX), (TINT_WEIGHT, TINT_INSIDE, TINT_SIDE_PX)
+    hold = [weight**0.5 * (1.0 + (factor - 1.0) * _pooled(inside, px)).repeat(1, 3) for weight, factor, px in holds]
+    weights = [part[0].double().numpy() * (settings.hold_weight / part.numel()) ** 0.5 for part in hold]
     return _Task(
         scene=scene,
         start=start,
         moves=moves,
         point_weights=np.repeat(share, 2),
-        hold_weights=hold.double().numpy().ravel() * np.sqrt(HOLD_WEIGHT * settings.hold_weight / hold.numel()),
+        hold_weights=np.concatenate(weights),
         pull=PULL_WEIGHT * settings.pull_weight,
     )
 
@@ -239,11 +243,16 @@ def _look(scene: _Scene, codes: Vector) -> list[_Seen]:
         part = codes[first : first + BATCH]
         with torch.no_grad():
             images = scene.generator.synthesize(_latents(scene, part), "const", scene.noise).float().cpu()
-        coarse = F.adaptive_avg_pool2d(images, min(HOLD_SIDE_PX, images.shape[-1])).flatten(1).double().numpy()
+        coarse = torch.cat([_pooled(images, side) for side in (HOLD_SIDE_PX, TINT_SIDE_PX)], dim=1).double().numpy()
         for code, image, vector in zip(part, images, coarse, strict=True):
             picture = to_frame(image[None])
             seen.append(_Seen(code, picture, scene.locator.locate(picture), vector))
     return seen
+
+
+def _pooled(images: Tensor, side_px: int) -> Tensor:
+    """Area means of images [B, 3, R, R] at that side or their own, as vectors [B, M]."""
+    return F.adaptive_avg_pool2d(images, min(side_px, images.shape[-1])).flatten(1)
 
 
 def _slopes(task: _Task, here: _Seen, length: float) -> Vector:

@@ -103,12 +103,23 @@ def test_what_is_held_changes_less(generator: StyleGAN2, w: Tensor, monkeypatch:
     )
     assert left_change(held, start) < 0.8 * left_change(free, start)
 
+    monkeypatch.setattr(landmark_drag, "TINT_WEIGHT", 0.0)
     monkeypatch.setattr(landmark_drag, "HOLD_INSIDE", 0.0)
     kept, allowed = (
         drag_landmarks(generator, w, None, Brightness(), moves, mask, LandmarkSettings(hold_weight=3.0))
         for mask in (right, 1 - right)
     )
     assert left_change(kept, start) < 0.8 * left_change(allowed, start)
+
+
+def test_whole_areas_keep_their_colour(generator: StyleGAN2, w: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = torch.ones(1, 1, RESOLUTION, RESOLUTION)
+    start, moves, tints = generator.synthesize(w), [[0.3, 0], [0.3, 0]], []
+    for factor in (4.0, 0.0):
+        monkeypatch.setattr(landmark_drag, "TINT_INSIDE", factor)
+        edited = drag_landmarks(generator, w, None, Brightness(), moves, inside)
+        tints.append(float(torch.nn.functional.adaptive_avg_pool2d(edited.image - start, 8).square().sum()))
+    assert 0.0 < tints[0] < 0.8 * tints[1]
 
 
 class Unmoved(Brightness):
