@@ -56,6 +56,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "pivot: no coarse part": ("invert.coarse_until=0",),
     "pivot in W": ("invert.space=w",),
     "P_N weight 0": ("invert.weights.p_norm=0",),
+    "P_N weight 0.005": ("invert.weights.p_norm=0.005",),
     "locality 0.1": ("tune.locality_weight=0.1",),
     "windows (compare_px 64)": ("invert.compare_px=64", "tune.compare_px=64"),
 }

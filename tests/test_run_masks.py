@@ -165,11 +165,11 @@ def test_crops_beyond_the_photo_count_inside_it_whatever_the_mask(generator: Pat
 def test_an_edit_changes_nothing_that_was_painted_out(generator: Path, tmp_path: Path) -> None:
     path = painted(tmp_path / "mask.png", slice(0, 224))
     chain = ["align", "invert", "tune", "edit", "blend"]
-    before = read_photo(PHOTO).pixels
-    after = {
-        mask: read_photo(run(config_of(generator, tmp_path / "out", stages=chain, mask=mask)).results[0]).pixels
-        for mask in (path, "face")
-    }
+    free = InvertWeights(p_norm=0.0)  # from its pivots the few steps of these drags move this small generator
+    before, after = read_photo(PHOTO).pixels, {}
+    for mask in (path, "face"):
+        config = config_of(generator, tmp_path / "out", stages=chain, mask=mask, weights=free)
+        after[mask] = read_photo(run(config).results[0]).pixels
     changed = {mask: (pixels != before).any(axis=2) for mask, pixels in after.items()}
     assert changed[path][:, :220].any() and not changed[path][:, 228:].any()
     assert changed["face"][:, 228:].any()
