@@ -57,6 +57,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "pivot in W": ("invert.space=w",),
     "P_N weight 0": ("invert.weights.p_norm=0",),
     "P_N weight 0.005": ("invert.weights.p_norm=0.005",),
+    "P_N weight 0.05": ("invert.weights.p_norm=0.05",),
     "locality 0.1": ("tune.locality_weight=0.1",),
     "windows (compare_px 64)": ("invert.compare_px=64", "tune.compare_px=64"),
 }

@@ -52,7 +52,7 @@ class ProjectorSettings:
     stop: StopRule = field(default_factory=StopRule)
     weights: ReconstructionWeights = field(default_factory=lambda: ReconstructionWeights(pixel=10.0))
     noise_weight: float = 1e5
-    p_norm_weight: float = 0.05
+    p_norm_weight: float = 0.02
     delta_weight: float = 0.0
     compare_px: int = 0
     coarse_until: float = 0.3

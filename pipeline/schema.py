@@ -103,7 +103,7 @@ class InvertWeights:
     color: float = knob(1.0, 0)
     identity: float = knob(0.0, 0)
     noise: float = knob(1e5, 0)
-    p_norm: float = knob(0.05, 0)
+    p_norm: float = knob(0.02, 0)
     delta: float = knob(0.0, 0)
 
     def __post_init__(self) -> None:
