@@ -8,7 +8,7 @@ moves the points while the rest of the picture stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -35,7 +35,7 @@ HOLD_SIDE_PX = 32  # the picture is held at this size
 HOLD_INSIDE = 0.8  # of the hold outside the mask
 HOLD_WEIGHT = 4.0  # of the mean squared change of the picture
 TINT_SIDE_PX = 8  # the colours of whole cheeks and shadows are held at this size, where motion hardly shows
-TINT_INSIDE = 6.0  # of the hold outside the mask
+TINT_INSIDE = 3.0  # of the hold outside the mask
 TINT_WEIGHT = 4.0  # of their mean squared change
 PULL_WEIGHT = 0.005  # of the squared move in standard deviations
 POINT_ERROR = 0.0075  # of the crop's side: a point this far off costs 1
@@ -44,6 +44,7 @@ FIRST_RELAX, RELAX = 8.0, 0.75  # factor of hold and pull in the first round, an
 RELAX_IDLE = 0.4  # from a round without a gain: hold and pull may be what holds the points back
 RELAX_LEAST = 0.05  # what is won with less is paid for with tints
 CHANGE_PRICE = 2.0  # of the picture's change, beside the points' squared error, when states are compared
+PROBE_GAIN = 0.02  # of a state's cost: a picture beside it that costs so much less is a way on where no step is
 DAMPING = 0.03  # of a squared step in standard deviations: measured slopes hold the scatter of the points found
 ARRIVED = 0.85  # of the asked moves: the rest is what detectors err by, and chasing it smears the picture
 MAX_STEP_STD = 3.0  # the picture is far from linear beyond
@@ -117,8 +118,9 @@ class _Task:
 @dataclass(frozen=True, eq=False, slots=True)
 class _Course:
     """How far a drag has come: its best state, the `slopes` there (None where they must be measured), and on how many
-    sides of it they were `measured`: 0 when they are those of the state before, corrected. `relax` is the present
-    factor of hold and pull, `found_at` that with which the best state was found. `end` is a reason to end here."""
+    sides of it they were `measured`: 0 when they are those of the state before, corrected. `probes` are the pictures
+    beside it that they were measured by. `relax` is the present factor of hold and pull, `found_at` that with which the
+    best state was found. `end` is a reason to end here."""
 
     best: _Seen
     slopes: Vector | None
@@ -126,7 +128,8 @@ class _Course:
     relax: float
     found_at: float
     rounds: int
-    end: StopReason | None
+    probes: tuple[_Seen, ...] = ()
+    end: StopReason | None = None
 
 
 def drag_landmarks(
@@ -144,13 +147,14 @@ def drag_landmarks(
 
     w [1, L, D] moves as a whole in its leading layers; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
     change. Every round is a step from the best state so far. Hold and pull fade from round to round until the points
-    have arrived, so that the picture changes no more than the moves need; a picture that the locator does not recognise
-    is never taken. Tracks and frames of the result show the straight path from the start to the best state. UsageError
-    for arguments that do not fit the generator.
+    have arrived, so that the picture changes no more than the moves need; where no step gains, one of the pictures that
+    the slopes were measured by may. A picture that the locator does not recognise is never taken. Tracks and frames of
+    the result show the straight path from the start to the best state. UsageError for arguments that do not fit the
+    generator.
     """
     settings = settings or LandmarkSettings()
     task = _prepare(generator, w, noise, locator, moves_crop, mask_crop, settings)
-    course = _Course(task.start, None, 0, FIRST_RELAX, FIRST_RELAX, rounds=0, end=None)
+    course = _Course(task.start, None, 0, FIRST_RELAX, FIRST_RELAX, rounds=0)
     while (reason := _verdict(task, course, settings)) is None:
         if should_stop is not None and should_stop():
             reason = "stopped"
@@ -163,23 +167,40 @@ def drag_landmarks(
 
 def _advance(task: _Task, course: _Course) -> _Course:
     """One round: a step from the best state. Without a gain the next one has better slopes, or less hold and pull."""
-    best, relax, slopes, measured = course.best, course.relax, course.slopes, course.measured
+    best, relax, slopes = course.best, course.relax, course.slopes
     if slopes is None:
-        slopes, measured = _slopes(task, best, PROBE_STD), 1
-    course = replace(course, slopes=slopes, measured=measured, rounds=course.rounds + 1)
+        probes = _beside(task, best, PROBE_STD)
+        slopes = _slopes(best, probes, PROBE_STD)
+        course = replace(course, slopes=slopes, measured=1, probes=probes)
+    course = replace(course, rounds=course.rounds + 1)
     moved = _step(task, best, slopes, relax)
     if moved is not None and _merit(task, moved) < _merit(task, best):
         worth = _error(task, moved) < (1.0 - WORTH_GOING_ON) * _error(task, best)
         corrected = _corrected(slopes, best, moved) if worth else None
-        return _Course(moved, corrected, 0, max(RELAX_LEAST, relax * RELAX), relax, course.rounds, None)
-    if measured == 0:
+        return _Course(moved, corrected, 0, max(RELAX_LEAST, relax * RELAX), relax, course.rounds)
+    if course.measured == 0:
         return replace(course, slopes=None)
     if relax > RELAX_LEAST:
         return replace(course, relax=max(RELAX_LEAST, relax * RELAX_IDLE))
-    if measured == 1:
-        both = (slopes + _slopes(task, best, -PROBE_STD)) / 2
-        return replace(course, slopes=both, measured=2, relax=course.found_at)
-    return replace(course, end="lost" if moved is None else "stalled")
+    if course.measured == 1:
+        behind = _beside(task, best, -PROBE_STD)
+        both = (slopes + _slopes(best, behind, -PROBE_STD)) / 2
+        return replace(course, slopes=both, measured=2, probes=course.probes + behind, relax=course.found_at)
+    chosen = _cheapest(task, course)
+    if chosen is None:
+        return replace(course, end="lost" if moved is None else "stalled")
+    return _Course(chosen, _corrected(slopes, best, chosen), 0, course.found_at, course.found_at, course.rounds)
+
+
+def _cheapest(task: _Task, course: _Course) -> _Seen | None:
+    """Of the pictures beside the best state the one that costs least; None when none is a gain and recognised.
+
+    Points that a detector finds move in jumps: where slopes lead nowhere, a picture that is there already may.
+    """
+    enough = (1.0 - PROBE_GAIN) * _merit(task, course.best)
+    costs = sorted((_merit(task, seen), number) for number, seen in enumerate(course.probes))
+    gains = [course.probes[number] for cost, number in costs if cost < enough]
+    return next((seen for seen in gains if task.scene.locator.recognises(seen.picture)), None)
 
 
 def _verdict(task: _Task, course: _Course, settings: LandmarkSettings) -> StopReason | None:
@@ -256,9 +277,13 @@ def _pooled(images: Tensor, side_px: int) -> Tensor:
     return F.adaptive_avg_pool2d(images, min(side_px, images.shape[-1])).flatten(1)
 
 
-def _slopes(task: _Task, here: _Seen, length: float) -> Vector:
-    """How points and coarse picture change along each direction, [2 N + M, K], from one picture `length` away each."""
-    probes = _look(task.scene, here.code + length * np.eye(len(here.code)))
+def _beside(task: _Task, here: _Seen, length: float) -> tuple[_Seen, ...]:
+    """What is seen `length` away along each direction."""
+    return tuple(_look(task.scene, here.code + length * np.eye(len(here.code))))
+
+
+def _slopes(here: _Seen, probes: Sequence[_Seen], length: float) -> Vector:
+    """How points and coarse picture change along each direction, [2 N + M, K], by the probes `length` away."""
     return np.stack([_values(probe) - _values(here) for probe in probes], axis=1) / length
 
 

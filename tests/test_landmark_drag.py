@@ -146,6 +146,18 @@ def test_the_hold_fades_twice_before_a_drag_without_a_gain_ends(generator: Style
     assert stalled.metrics["rounds"] == len(looked) == 2 * levels
 
 
+def test_where_no_step_gains_a_picture_beside_may(
+    generator: StyleGAN2, w: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landmark_drag, "_step", lambda *_: None)
+    found = drag_landmarks(generator, w, None, Brightness(), MOVES, None, FREE)
+    assert found.metrics["distance_after_px"] < 0.7 * found.metrics["distance_before_px"]
+    refused = drag_landmarks(generator, w, None, Brightness(lambda _: False), MOVES, None, FREE)
+    assert (refused.stop_reason, refused.steps) == ("lost", 0)
+    monkeypatch.setattr(landmark_drag, "PROBE_GAIN", 1.0)
+    assert drag_landmarks(generator, w, None, Brightness(), MOVES, None, FREE).steps == 0
+
+
 def test_rounds_never_lose_what_was_won(generator: StyleGAN2, w: Tensor) -> None:
     errors: list[float] = []
     settings = LandmarkSettings(hold_weight=0.0)
