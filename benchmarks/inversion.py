@@ -59,6 +59,10 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "P_N weight 0.005": ("invert.weights.p_norm=0.005",),
     "P_N weight 0.05": ("invert.weights.p_norm=0.05",),
     "locality 0.1": ("tune.locality_weight=0.1",),
+    "eyes and mouth count three times": ("invert.focus=3",),
+    "delta 0.02": ("invert.weights.delta=0.02",),
+    "no squared error": ("invert.weights.pixel=0", "tune.weights.pixel=0"),
+    "no colours of areas": ("invert.weights.color=0", "tune.weights.color=0"),
     "windows (compare_px 64)": ("invert.compare_px=64", "tune.compare_px=64"),
 }
 
