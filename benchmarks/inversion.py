@@ -42,6 +42,7 @@ ORDER = (
     "delta_mb_1024",
     "projector_overhead_ratio",
 )
+SHOWN = 10  # faces in the picture, spread over those that were measured
 METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ("invert.steps=150",)}
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "ours": (),
@@ -176,7 +177,8 @@ def main() -> None:
     figures = figures_of(faces) | ({} if options.no_costs else step_costs.figures(options.quick))
     if options.pictures is not None:
         draw_curves(options.pictures / "inversion_curves.png", faces)
-        draw_faces(options.pictures / "inversion_faces.png", picks[:10], [pictures for _, pictures in found[:10]])
+        shown = sorted({index * len(picks) // SHOWN for index in range(SHOWN)})
+        draw_faces(options.pictures / "inversion_faces.png", [picks[i] for i in shown], [found[i][1] for i in shown])
     tell(figures, options.json, [key for key in ORDER if key in figures])
 
 

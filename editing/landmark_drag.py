@@ -30,6 +30,7 @@ Picture = NDArray[np.uint8]
 
 PROBES = 40  # main directions of W that are tried: the first ones move what people name (Härkönen et al. 2020)
 PROBE_STD = 1.5  # length of a probe: detectors answer in steps, so a short one measures their noise
+FAR_PROBE_STD = 3.0  # of probes where the nearer ones lead nowhere: a wider view is a smoother one
 BATCH = 8  # probes rendered at once
 HOLD_SIDE_PX = 32  # the picture is held at this size
 HOLD_INSIDE = 0.8  # of the hold outside the mask
@@ -44,6 +45,8 @@ FIRST_RELAX, RELAX = 8.0, 0.75  # factor of hold and pull in the first round, an
 RELAX_IDLE = 0.4  # from a round without a gain: hold and pull may be what holds the points back
 RELAX_LEAST = 0.05  # what is won with less is paid for with tints
 CHANGE_PRICE = 2.0  # of the picture's change, beside the points' squared error, when states are compared
+PRICE_STALLED, PRICE_LEAST = 0.5, 0.2  # factor of the price where no state is a gain, and the lowest price
+PRICE_UNTIL = 0.7  # of the asked moves: beyond, a clean picture is worth more than the rest
 PROBE_GAIN = 0.02  # of a state's cost: a picture beside it that costs so much less is a way on where no step is
 DAMPING = 0.03  # of a squared step in standard deviations: measured slopes hold the scatter of the points found
 ARRIVED = 0.85  # of the asked moves: the rest is what detectors err by, and chasing it smears the picture
@@ -70,7 +73,7 @@ class Locator(Protocol):
 class LandmarkSettings:
     """How a landmark drag is run; `hold_weight` and `pull_weight` multiply the built-in ones; 0 layers is automatic."""
 
-    rounds: int = 40
+    rounds: int = 60
     hold_weight: float = 1.0
     pull_weight: float = 1.0
     w_layers: int = 0
@@ -120,7 +123,7 @@ class _Course:
     """How far a drag has come: its best state, the `slopes` there (None where they must be measured), and on how many
     sides of it they were `measured`: 0 when they are those of the state before, corrected. `probes` are the pictures
     beside it that they were measured by. `relax` is the present factor of hold and pull, `found_at` that with which the
-    best state was found. `end` is a reason to end here."""
+    best state was found. `price` is that of the picture's change. `end` is a reason to end here."""
 
     best: _Seen
     slopes: Vector | None
@@ -128,6 +131,7 @@ class _Course:
     relax: float
     found_at: float
     rounds: int
+    price: float = CHANGE_PRICE
     probes: tuple[_Seen, ...] = ()
     end: StopReason | None = None
 
@@ -147,10 +151,11 @@ def drag_landmarks(
 
     w [1, L, D] moves as a whole in its leading layers; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
     change. Every round is a step from the best state so far. Hold and pull fade from round to round until the points
-    have arrived, so that the picture changes no more than the moves need; where no step gains, one of the pictures that
-    the slopes were measured by may. A picture that the locator does not recognise is never taken. Tracks and frames of
-    the result show the straight path from the start to the best state. UsageError for arguments that do not fit the
-    generator.
+    have arrived, so that the picture changes no more than the moves need. Where no step gains, the slopes are measured
+    on both sides, then by a wider view, one of the pictures that they were measured by may be a gain, and at last, far
+    from the targets, the picture's change counts less. A picture that the locator does not recognise is never taken.
+    Tracks and frames of the result show the straight path from the start to the best state. UsageError for arguments
+    that do not fit the generator.
     """
     settings = settings or LandmarkSettings()
     task = _prepare(generator, w, noise, locator, moves_crop, mask_crop, settings)
@@ -166,7 +171,8 @@ def drag_landmarks(
 
 
 def _advance(task: _Task, course: _Course) -> _Course:
-    """One round: a step from the best state. Without a gain the next one has better slopes, or less hold and pull."""
+    """One round: a step from the best state. Without a gain the next one has better slopes, less hold and pull, or a
+    lower price of the picture's change."""
     best, relax, slopes = course.best, course.relax, course.slopes
     if slopes is None:
         probes = _beside(task, best, PROBE_STD)
@@ -174,22 +180,33 @@ def _advance(task: _Task, course: _Course) -> _Course:
         course = replace(course, slopes=slopes, measured=1, probes=probes)
     course = replace(course, rounds=course.rounds + 1)
     moved = _step(task, best, slopes, relax)
-    if moved is not None and _merit(task, moved) < _merit(task, best):
+    if moved is not None and _merit(task, moved, course.price) < _merit(task, best, course.price):
         worth = _error(task, moved) < (1.0 - WORTH_GOING_ON) * _error(task, best)
         corrected = _corrected(slopes, best, moved) if worth else None
-        return _Course(moved, corrected, 0, max(RELAX_LEAST, relax * RELAX), relax, course.rounds)
+        return _Course(moved, corrected, 0, max(RELAX_LEAST, relax * RELAX), relax, course.rounds, course.price)
     if course.measured == 0:
         return replace(course, slopes=None)
     if relax > RELAX_LEAST:
         return replace(course, relax=max(RELAX_LEAST, relax * RELAX_IDLE))
     if course.measured == 1:
-        behind = _beside(task, best, -PROBE_STD)
-        both = (slopes + _slopes(best, behind, -PROBE_STD)) / 2
-        return replace(course, slopes=both, measured=2, probes=course.probes + behind, relax=course.found_at)
+        return _measured_on_both_sides(task, course, course.probes, PROBE_STD)
     chosen = _cheapest(task, course)
-    if chosen is None:
-        return replace(course, end="lost" if moved is None else "stalled")
-    return _Course(chosen, _corrected(slopes, best, chosen), 0, course.found_at, course.found_at, course.rounds)
+    if chosen is not None:
+        corrected = _corrected(slopes, best, chosen)
+        return _Course(chosen, corrected, 0, course.found_at, course.found_at, course.rounds, course.price)
+    if course.measured == 2:
+        return _measured_on_both_sides(task, course, _beside(task, best, FAR_PROBE_STD), FAR_PROBE_STD)
+    if course.price > PRICE_LEAST and _progress(task, best) < PRICE_UNTIL:
+        return replace(course, price=course.price * PRICE_STALLED, relax=course.found_at)
+    return replace(course, end="lost" if moved is None else "stalled")
+
+
+def _measured_on_both_sides(task: _Task, course: _Course, ahead: tuple[_Seen, ...], length: float) -> _Course:
+    """The course with slopes by pictures `length` ahead of and behind the best state."""
+    behind = _beside(task, course.best, -length)
+    slopes = (_slopes(course.best, ahead, length) + _slopes(course.best, behind, -length)) / 2
+    probes = (*course.probes, *(ahead if ahead is not course.probes else ()), *behind)
+    return replace(course, slopes=slopes, measured=course.measured + 1, probes=probes, relax=course.found_at)
 
 
 def _cheapest(task: _Task, course: _Course) -> _Seen | None:
@@ -197,8 +214,8 @@ def _cheapest(task: _Task, course: _Course) -> _Seen | None:
 
     Points that a detector finds move in jumps: where slopes lead nowhere, a picture that is there already may.
     """
-    enough = (1.0 - PROBE_GAIN) * _merit(task, course.best)
-    costs = sorted((_merit(task, seen), number) for number, seen in enumerate(course.probes))
+    enough = (1.0 - PROBE_GAIN) * _merit(task, course.best, course.price)
+    costs = sorted((_merit(task, seen, course.price), number) for number, seen in enumerate(course.probes))
     gains = [course.probes[number] for cost, number in costs if cost < enough]
     return next((seen for seen in gains if task.scene.locator.recognises(seen.picture)), None)
 
@@ -329,10 +346,10 @@ def _error(task: _Task, seen: _Seen) -> float:
     return float(np.linalg.norm((seen.points - task.start.points - task.moves).ravel() * task.point_weights))
 
 
-def _merit(task: _Task, seen: _Seen) -> float:
-    """What a state costs, the less the better: the points' error and the picture's change."""
+def _merit(task: _Task, seen: _Seen, price: float) -> float:
+    """What a state costs, the less the better: the points' squared error, and the picture's change at that price."""
     change = (seen.coarse - task.start.coarse) * task.hold_weights
-    return _error(task, seen) ** 2 + CHANGE_PRICE * float(change @ change)
+    return _error(task, seen) ** 2 + price * float(change @ change)
 
 
 def _progress(task: _Task, seen: _Seen) -> float:

@@ -129,21 +129,34 @@ class Unmoved(Brightness):
         return np.array([[8.0, 8.0], [16.0, 8.0]])
 
 
-def test_the_hold_fades_twice_before_a_drag_without_a_gain_ends(generator: StyleGAN2, w: Tensor) -> None:
-    """Once with slopes measured on one side, once on both."""
+def test_the_hold_fades_anew_for_each_view_and_price_before_a_drag_without_a_gain_ends(
+    generator: StyleGAN2, w: Tensor
+) -> None:
+    """Slopes measured on one side, on both, and by a wider view; then the price of the picture's change falls."""
     looked: list[Points] = []
 
     def knows(points: Points) -> bool:
         looked.append(points)
         return True
 
-    locator = Unmoved(knows)
-    stalled = drag_landmarks(generator, w, None, locator, MOVES)
+    stalled = drag_landmarks(generator, w, None, Unmoved(knows), MOVES, None, LandmarkSettings(rounds=200))
     assert (stalled.stop_reason, stalled.steps) == ("stalled", 0)
     faded = [landmark_drag.FIRST_RELAX * landmark_drag.RELAX_IDLE**n for n in range(20)]
     levels = 1 + sum(relax > landmark_drag.RELAX_LEAST for relax in faded)
-    assert levels > 5
-    assert stalled.metrics["rounds"] == len(looked) == 2 * levels
+    prices = [landmark_drag.CHANGE_PRICE * landmark_drag.PRICE_STALLED**n for n in range(20)]
+    lowered = sum(price > landmark_drag.PRICE_LEAST for price in prices)
+    assert min(levels, lowered) > 3
+    assert stalled.metrics["rounds"] == len(looked) == (3 + lowered) * levels
+
+
+def test_a_lower_price_lets_a_drag_change_more_of_the_picture(
+    generator: StyleGAN2, w: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, reasons = LandmarkSettings(hold_weight=5.0), []
+    for until in (0.0, 1.0):
+        monkeypatch.setattr(landmark_drag, "PRICE_UNTIL", until)
+        reasons.append(drag_landmarks(generator, w, None, Brightness(), MOVES, None, held).stop_reason)
+    assert reasons == ["stalled", "arrived"]
 
 
 def test_where_no_step_gains_a_picture_beside_may(
