@@ -120,10 +120,13 @@ class _Task:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Course:
-    """How far a drag has come: its best state, the `slopes` there (None where they must be measured), and on how many
-    sides of it they were `measured`: 0 when they are those of the state before, corrected. `probes` are the pictures
-    beside it that they were measured by. `relax` is the present factor of hold and pull, `found_at` that with which the
-    best state was found. `price` is that of the picture's change. `end` is a reason to end here."""
+    """How far a drag has come: its best state and the `slopes` there (None where they must be measured).
+
+    `measured` tells how well: 0 those of the state before, corrected; 1 by probes on one side; 2 on both; 3 on both, by
+    the wider view. `probes` are the pictures beside the best state that this took. `relax` is the present factor of
+    hold and pull, `found_at` that with which the best state was found, `price` that of the picture's change. `end` is a
+    reason to end here.
+    """
 
     best: _Seen
     slopes: Vector | None
@@ -189,23 +192,23 @@ def _advance(task: _Task, course: _Course) -> _Course:
     if relax > RELAX_LEAST:
         return replace(course, relax=max(RELAX_LEAST, relax * RELAX_IDLE))
     if course.measured == 1:
-        return _measured_on_both_sides(task, course, course.probes, PROBE_STD)
+        return _on_both_sides(task, course, course.probes, PROBE_STD)
     chosen = _cheapest(task, course)
     if chosen is not None:
         corrected = _corrected(slopes, best, chosen)
         return _Course(chosen, corrected, 0, course.found_at, course.found_at, course.rounds, course.price)
     if course.measured == 2:
-        return _measured_on_both_sides(task, course, _beside(task, best, FAR_PROBE_STD), FAR_PROBE_STD)
+        return _on_both_sides(task, course, _beside(task, best, FAR_PROBE_STD), FAR_PROBE_STD)
     if course.price > PRICE_LEAST and _progress(task, best) < PRICE_UNTIL:
         return replace(course, price=course.price * PRICE_STALLED, relax=course.found_at)
     return replace(course, end="lost" if moved is None else "stalled")
 
 
-def _measured_on_both_sides(task: _Task, course: _Course, ahead: tuple[_Seen, ...], length: float) -> _Course:
-    """The course with slopes by pictures `length` ahead of and behind the best state."""
+def _on_both_sides(task: _Task, course: _Course, ahead: tuple[_Seen, ...], length: float) -> _Course:
+    """The course with slopes by pictures `length` standard deviations ahead of and behind the best state."""
     behind = _beside(task, course.best, -length)
     slopes = (_slopes(course.best, ahead, length) + _slopes(course.best, behind, -length)) / 2
-    probes = (*course.probes, *(ahead if ahead is not course.probes else ()), *behind)
+    probes = tuple(dict.fromkeys((*course.probes, *ahead, *behind)))
     return replace(course, slopes=slopes, measured=course.measured + 1, probes=probes, relax=course.found_at)
 
 
@@ -295,7 +298,7 @@ def _pooled(images: Tensor, side_px: int) -> Tensor:
 
 
 def _beside(task: _Task, here: _Seen, length: float) -> tuple[_Seen, ...]:
-    """What is seen `length` away along each direction."""
+    """What is seen `length` standard deviations away along each direction."""
     return tuple(_look(task.scene, here.code + length * np.eye(len(here.code))))
 
 
