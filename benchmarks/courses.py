@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -14,20 +16,20 @@ from torch import Tensor
 
 from benchmarks.common import Tools, aligned_crop, load_tools
 from data.faces import load_face
-from inversion.generators.weights import expand, shapes_of, with_weights
+from inversion.generators.weights import Factors, expand, shapes_of, with_weights
 from inversion.losses import Targets, psnr_db
 from inversion.metrics import perceptual_distance
 from inversion.optimisation import StepInfo
 from inversion.pivotal import apply_delta, tune
 from inversion.projector import project
-from pipeline.editability import try_presets
+from pipeline.editability import PresetOutcome, try_presets
 from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.pictures import image_u8
 from pipeline.progress import Console
 from pipeline.schema import compose
 from pipeline.stages import likeness
 
-EVERY = 10
+MEASURED = 20  # times in the pivot's steps, and as often in the tuning's
 PRESETS = ("smile", "open_mouth", "turn_left", "raise_brows")
 
 
@@ -66,18 +68,31 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One method on one face: its course, dlib's face distance, and what presets moved and changed (`try_presets`)."""
+    """One method on one face: its course, and dlib's face distance at its end."""
 
     points: list[Point]
     pivot_seconds: float
     pivot_psnr_db: float
     face_distance: float
-    moved: dict[str, float | None]
-    edit_face_distance: dict[str, float | None]
 
 
-def run_course(path: Path, words: Sequence[str], presets: Sequence[str] = PRESETS) -> tuple[Outcome, np.ndarray]:
-    """Invert, tune and drag one face with the settings `words`: the outcome, and the tuned picture [R, R, 3] uint8."""
+Drags = dict[str, PresetOutcome]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Result:
+    """What a course ends with: the pivot `w` [1, L, D], its noise, the tuned weights' change, and their picture
+    [R, R, 3] uint8."""
+
+    outcome: Outcome
+    w: Tensor
+    noise: dict[str, Tensor]
+    factors: Factors
+    picture: np.ndarray
+
+
+def run_course(path: Path, words: Sequence[str]) -> Result:
+    """Invert and tune one face with the settings `words`."""
     torch.set_num_threads(1)  # the clock counts the processor's seconds of this thread's work
     tools, config = load_tools(), compose(["edit=smile", *words])
     generator = tools.generator.module
@@ -86,7 +101,7 @@ def run_course(path: Path, words: Sequence[str], presets: Sequence[str] = PRESET
     targets = Targets(course.target, tools.perceptual)
 
     def watch_pivot(info: StepInfo) -> None:
-        if info.step % EVERY:
+        if info.step % max(1, info.total // MEASURED):
             return
         course.stop()
         state = info.state()
@@ -96,7 +111,7 @@ def run_course(path: Path, words: Sequence[str], presets: Sequence[str] = PRESET
         course.start()
 
     def watch_tuning(info: StepInfo) -> None:
-        if info.step % EVERY:
+        if info.step % max(1, info.total // MEASURED):
             return
         course.stop()
         prefix, state = "best/tensor/", info.state()
@@ -120,41 +135,82 @@ def run_course(path: Path, words: Sequence[str], presets: Sequence[str] = PRESET
     course.stop()
     course.measure(tuned.image)
     alike = likeness("tuned", tuned.image, course.target, torch.from_numpy(crop.inside), tools.network)
-    dragged = try_presets(
-        apply_delta(generator, tuned.delta), inversion.w, inversion.noise, tuned.image, crop, presets, Console(False)
-    )
-    outcome = Outcome(
-        course.points,
-        pivot.seconds,
-        pivot.psnr_db,
-        alike["face_distance_tuned"],
-        {name: result.moved for name, result in dragged.items()},
-        {name: result.face_distance for name, result in dragged.items()},
-    )
-    return outcome, image_u8(tuned.image)
+    outcome = Outcome(course.points, pivot.seconds, pivot.psnr_db, alike["face_distance_tuned"])
+    return Result(outcome, inversion.w, inversion.noise, tuned.factors, image_u8(tuned.image))
 
 
-def kept_course(
-    path: Path, words: Sequence[str], folder: Path | None, name: str, presets: Sequence[str] = PRESETS
-) -> tuple[Outcome, np.ndarray]:
-    """The course, taken from `folder` when an earlier run with the same settings kept it there, and kept there."""
-    file = None if folder is None else folder / f"{path.stem}_{name}.npz"
-    wanted = json.dumps({"words": list(words), "presets": list(presets)})
-    if file is not None and file.is_file():
-        with np.load(file) as kept:
-            if str(kept["settings"]) == wanted:
-                return read_outcome(json.loads(str(kept["outcome"]))), kept["picture"]
-    outcome, picture = run_course(path, words, presets)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, settings=wanted, outcome=json.dumps(asdict(outcome)), picture=picture)
-    return outcome, picture
+def drag_result(path: Path, result: Result) -> Drags:
+    """Drag what a course ended with by each of PRESETS (`try_presets`)."""
+    torch.set_num_threads(1)
+    generator = load_tools().generator.module
+    crop = aligned_crop(load_face(path, generator.resolution))
+    tuned = apply_delta(generator, expand(result.factors, shapes_of(generator)))
+    with torch.no_grad():
+        image = tuned.synthesize(result.w, "const", result.noise)
+    return try_presets(tuned, result.w, result.noise, image, crop, PRESETS, Console(False))
 
 
-def read_outcome(values: Mapping[str, object]) -> Outcome:
-    """An outcome from its JSON."""
-    points = [Point(**point) for point in values["points"]]  # type: ignore[attr-defined]
-    return Outcome(**{**values, "points": points})  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """A folder (or none) in which finished work waits for a run that was broken off to go on."""
+
+    folder: Path | None
+
+    def holds(self, path: Path, names: Iterable[str], ending: str) -> bool:
+        """Whether that file of a face is there for every name."""
+        return self.folder is not None and all((self.folder / f"{path.stem}_{n}{ending}").is_file() for n in names)
+
+    def course(self, path: Path, words: Sequence[str], name: str) -> Result:
+        """The course of one face: read where it was kept with the same settings, else run and kept."""
+        file = None if self.folder is None else self.folder / f"{path.stem}_{name}.npz"
+        if file is not None and file.is_file():
+            with np.load(file) as kept:
+                if str(kept["settings"]) == json.dumps(list(words)):
+                    return _read_result(kept)
+        result = run_course(path, words)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tensors = {"w": result.w}
+            for prefix, group in (("noise/", result.noise), ("factor/", result.factors)):
+                tensors |= {prefix + key: value for key, value in group.items()}
+            arrays = {key: value.detach().numpy() for key, value in tensors.items()}
+            outcome = json.dumps(asdict(result.outcome))
+            with whole_file(file) as partial:
+                np.savez(partial, settings=json.dumps(list(words)), outcome=outcome, picture=result.picture, **arrays)
+        return result
+
+    def drags(self, path: Path, result: Result, name: str) -> Drags:
+        """The drags of a course's end, kept in the same way."""
+        file = None if self.folder is None else self.folder / f"{path.stem}_{name}_drags.json"
+        if file is not None and file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return {preset: PresetOutcome(**values) for preset, values in found.items()}
+        drags = drag_result(path, result)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            written = json.dumps({preset: asdict(outcome) for preset, outcome in drags.items()})
+            with whole_file(file) as partial:
+                partial.write(written.encode())
+        return drags
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file under another name, and give it its own when it is complete."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as handle:
+        yield handle
+    partial.replace(path)
+
+
+def _read_result(kept: Mapping[str, np.ndarray]) -> Result:
+    values = json.loads(str(kept["outcome"]))
+    outcome = Outcome(**{**values, "points": [Point(**point) for point in values["points"]]})
+
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {key[len(prefix) :]: torch.from_numpy(kept[key]) for key in kept if key.startswith(prefix)}
+
+    return Result(outcome, torch.from_numpy(kept["w"]), group("noise/"), group("factor/"), kept["picture"])
 
 
 def time_to(points: Sequence[Point], psnr: float, distance: float) -> float:

@@ -1,18 +1,21 @@
 """Our inversion against published pivotal tuning: quality over time on validation faces, editability, cost of a step.
 
     python benchmarks/inversion.py --faces FOLDER [--count 100] [--quick] [--json FILE] [--pictures FOLDER]
-        [--keep FOLDER [--finished]] [--workers N] [--ablation [--drags]] [--no-costs]
+        [--drags N] [--keep FOLDER [--finished]] [--workers N] [--ablation] [--no-costs]
 
 For each face, PTI as published (`+experiment=pti_published`) and ours (`invert.steps=150`) run in one process, their
 order changing from face to face. Every few steps the clock stops and the best state so far is rendered: PSNR, and the
-distance of the perceptual network's features. Times are processor seconds of one thread. --keep makes a long run
-continue where it ended; --ablation measures each of our ideas taken away, on --count faces (--drags: editability too).
-The cost of a step is measured on random-weight StyleGAN2 at 256 and 1024 px (`step_costs.py`).
+distance of the perceptual network's features. Times are processor seconds of one thread. Then the results of the first
+--drags faces are dragged by presets. --keep makes a long run continue where it ended, and --finished takes only what it
+already holds; --ablation measures each of our ideas taken away. Faces are taken in a fixed random order, so that any
+first part of them is a fair sample. The cost of a step is measured on random-weight StyleGAN2 at 256 and 1024 px
+(`step_costs.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,15 +24,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
 
-import numpy as np
 import torch
 
 from benchmarks import step_costs
 from benchmarks.common import in_processes, tell
-from benchmarks.courses import PRESETS, Outcome, at_time, kept_course, time_to
+from benchmarks.courses import Drags, Keeper, Outcome, Result, at_time, time_to
 from benchmarks.inversion_pictures import draw_curves, draw_faces
 from data.faces import list_faces
-from pipeline.editability import MOVED_ENOUGH
+from pipeline.editability import PresetOutcome
 
 ORDER = (
     "time_ratio_to_pti_quality",
@@ -42,7 +44,7 @@ ORDER = (
     "delta_mb_1024",
     "projector_overhead_ratio",
 )
-SHOWN = 10  # faces in the picture, spread over those that were measured
+SHOWN = 10  # faces in the picture
 METHODS: dict[str, tuple[str, ...]] = {"pti": ("+experiment=pti_published",), "ours": ("invert.steps=150",)}
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "ours": (),
@@ -67,23 +69,32 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "windows (compare_px 64)": ("invert.compare_px=64", "tune.compare_px=64"),
 }
 
-Face = dict[str, Outcome]
+SHUFFLE_SEED = 0
+Numbered = tuple[int, Path]
 
 
-def run_face(numbered: tuple[int, Path], keep: Path | None) -> tuple[Face, dict[str, np.ndarray]]:
-    """Both methods on one face, one after the other: outcomes and pictures."""
+def run_face(numbered: Numbered, keeper: Keeper) -> dict[str, Result]:
+    """Both methods on one face, one after the other."""
     number, path = numbered
     names = list(METHODS) if number % 2 else list(reversed(METHODS))
-    found = {name: kept_course(path, METHODS[name], keep, name) for name in names}
-    return {name: found[name][0] for name in METHODS}, {name: found[name][1] for name in METHODS}
+    found = {name: keeper.course(path, METHODS[name], name) for name in names}
+    return {name: found[name] for name in METHODS}
 
 
-def run_variant(path: Path, name: str, keep: Path | None, drags: bool) -> Outcome:
+def drag_face(numbered: Numbered, keeper: Keeper) -> dict[str, Drags]:
+    """The drags of both results of one face."""
+    results = run_face(numbered, keeper)
+    return {name: keeper.drags(numbered[1], results[name], name) for name in METHODS}
+
+
+def run_variant(path: Path, name: str, keeper: Keeper, drags: bool) -> tuple[Outcome, Drags]:
     """One of the ablations on one face."""
-    return kept_course(path, ABLATIONS[name], keep, f"ablation {name}", PRESETS if drags else ())[0]
+    kept_as = "ablation " + "".join(c if c.isalnum() else "_" for c in name)
+    result = keeper.course(path, ABLATIONS[name], kept_as)
+    return result.outcome, keeper.drags(path, result, kept_as) if drags else {}
 
 
-def figures_of(faces: Sequence[Face]) -> dict[str, float]:
+def figures_of(faces: Sequence[Mapping[str, Outcome]], drags: Sequence[Mapping[str, Drags]]) -> dict[str, float]:
     """Medians over the faces of what the methods reached, and when; editability is the share of all drags."""
     ratios, gains, distances = [], [], []
     for face in faces:
@@ -99,17 +110,17 @@ def figures_of(faces: Sequence[Face]) -> dict[str, float]:
         "psnr_gain_equal_time_least_db": min(gains),
         "face_distance_ratio_equal_time": statistics.median(distances),
         "faces": float(len(faces)),
+        "faces_dragged": float(len(drags)),
     }
     for method in METHODS:
-        found |= {f"{key}_{method}": value for key, value in summary([face[method] for face in faces]).items()}
+        of_method = summary([face[method] for face in faces]) | drag_summary([row[method] for row in drags])
+        found |= {f"{key}_{method}": value for key, value in of_method.items()}
     return found
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Medians of one method's ends; means of its drags."""
+    """Medians of one method's ends."""
     ends = [outcome.points[-1] for outcome in outcomes]
-    moved = [value for outcome in outcomes for value in outcome.moved.values()]
-    changed = [value for outcome in outcomes for value in outcome.edit_face_distance.values() if value is not None]
     return {
         "seconds": statistics.median(point.seconds for point in ends),
         "pivot_seconds": statistics.median(outcome.pivot_seconds for outcome in outcomes),
@@ -117,69 +128,90 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
         "psnr_db": statistics.median(point.psnr_db for point in ends),
         "feature_distance": statistics.median(point.feature_distance for point in ends),
         "face_distance": statistics.median(outcome.face_distance for outcome in outcomes),
-    } | ({} if not moved else drag_summary(moved, changed))
+    }
 
 
-def drag_summary(moved: Sequence[float | None], changed: Sequence[float]) -> dict[str, float]:
+def drag_summary(faces: Sequence[Drags]) -> dict[str, float]:
     """The share of drags that got far enough, the mean share of the way, and dlib's face distance before to after."""
+    rows: list[PresetOutcome] = [row for drags in faces for row in drags.values()]
+    if not rows:
+        return {}
+    changed = [row.face_distance for row in rows if row.face_distance is not None]
     return {
-        "editability": statistics.fmean(value is not None and value >= MOVED_ENOUGH for value in moved),
-        "editability_moved": statistics.fmean(min(1.0, max(0.0, value or 0.0)) for value in moved),
+        "drags": float(len(rows)),
+        "editability": statistics.fmean(row.succeeded for row in rows),
+        "editability_moved": statistics.fmean(min(1.0, max(0.0, row.moved or 0.0)) for row in rows),
         "edit_face_distance": statistics.fmean(changed) if changed else float("nan"),
     }
 
 
-def print_ablation(rows: Mapping[str, Sequence[Outcome]]) -> None:
+def print_ablation(rows: Mapping[str, Sequence[tuple[Outcome, Drags]]]) -> None:
     """A table, one line for each variant."""
-    names = list(summary(next(iter(rows.values()))))
-    print(f"| variant | {' | '.join(names)} |")
-    print("|---|" + "---|" * len(names))
-    for name, outcomes in rows.items():
-        print(f"| {name} | {' | '.join(f'{value:.3g}' for value in summary(outcomes).values())} |")
+    columns: list[str] = []
+    for name, found in rows.items():
+        values = summary([outcome for outcome, _ in found]) | drag_summary([drags for _, drags in found])
+        if not columns:
+            columns = list(values)
+            print(f"| variant | {' | '.join(columns)} |")
+            print("|---|" + "---|" * len(columns))
+        print(f"| {name} | {' | '.join(f'{values[column]:.4g}' for column in columns)} |")
+
+
+def picked(faces: Path, count: int) -> list[Path]:
+    """The first `count` validation faces in a fixed random order."""
+    paths = list_faces(faces, "val")
+    random.Random(SHUFFLE_SEED).shuffle(paths)
+    return paths[:count]
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", type=Path, required=True, help="folder of aligned faces with a MANIFEST.csv")
-    parser.add_argument("--count", type=int, default=100, help="validation faces, spread over the split")
+    parser.add_argument("--count", type=int, default=100, help="validation faces")
+    parser.add_argument("--drags", type=int, help="faces whose results are dragged (all; none with --ablation)")
     parser.add_argument("--quick", action="store_true", help="two faces, one round of step costs")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--pictures", type=Path, help="folder for curves.png and faces.png")
     parser.add_argument("--keep", type=Path, help="folder of finished faces, from which a broken run continues")
-    parser.add_argument("--finished", action="store_true", help="only faces that --keep already holds")
+    parser.add_argument("--finished", action="store_true", help="only what --keep already holds")
     parser.add_argument("--workers", type=int, default=1, help="faces at once, each on one thread")
     parser.add_argument("--ablation", action="store_true", help="measure variants of ours instead of PTI")
-    parser.add_argument("--drags", action="store_true", help="with --ablation: drag every result by presets too")
     parser.add_argument("--no-costs", action="store_true", help="leave out the cost of a step")
     options = parser.parse_args()
-    paths = list_faces(options.faces, "val")
-    count = min(2 if options.quick else options.count, len(paths))
-    picks = [paths[index * len(paths) // count] for index in range(count)]
     if options.finished and options.keep is None:
         parser.error("--finished needs --keep FOLDER")
+    picks, keeper = picked(options.faces, 2 if options.quick else options.count), Keeper(options.keep)
     if options.ablation:
-        rows = {
-            name: in_processes(
-                partial(run_variant, name=name, keep=options.keep, drags=options.drags), picks, options.workers, name
-            )
-            for name in ABLATIONS
-        }
-        print_ablation(rows)
+        ablate(picks, keeper, options.workers, options.drags or 0)
         return
+    numbered = list(enumerate(picks))
+    dragged = numbered if options.drags is None else numbered[: options.drags]
     if options.finished:
-        picks = [
-            path for path in picks if all((options.keep / f"{path.stem}_{name}.npz").is_file() for name in METHODS)
-        ]
-    work = partial(run_face, keep=options.keep)
-    found = in_processes(work, list(enumerate(picks)), options.workers, "faces")
-    faces = [outcomes for outcomes, _ in found]
-    figures = figures_of(faces) | ({} if options.no_costs else step_costs.figures(options.quick))
+        numbered = [pick for pick in numbered if keeper.holds(pick[1], METHODS, ".npz")]
+        dragged = [pick for pick in numbered if keeper.holds(pick[1], METHODS, "_drags.json")]
+    found = in_processes(partial(run_face, keeper=keeper), numbered, options.workers, "faces")
+    drags = in_processes(partial(drag_face, keeper=keeper), dragged, options.workers, "drags")
+    faces = [{name: result.outcome for name, result in results.items()} for results in found]
+    figures = figures_of(faces, drags) | ({} if options.no_costs else step_costs.figures(options.quick))
     if options.pictures is not None:
         draw_curves(options.pictures / "inversion_curves.png", faces)
-        shown = sorted({index * len(picks) // SHOWN for index in range(SHOWN)})
-        draw_faces(options.pictures / "inversion_faces.png", [picks[i] for i in shown], [found[i][1] for i in shown])
+        pictures = [{name: result.picture for name, result in results.items()} for results in found[:SHOWN]]
+        draw_faces(options.pictures / "inversion_faces.png", [path for _, path in numbered[:SHOWN]], pictures)
     tell(figures, options.json, [key for key in ORDER if key in figures])
+
+
+def ablate(picks: Sequence[Path], keeper: Keeper, workers: int, drags: int) -> None:
+    """Measure every variant on the faces, and print their table."""
+    rows = {}
+    for name in ABLATIONS:
+        dragged = [partial(run_variant, path, name, keeper, index < drags) for index, path in enumerate(picks)]
+        rows[name] = in_processes(_called, dragged, workers, name)
+    print_ablation(rows)
+
+
+def _called(work: partial[tuple[Outcome, Drags]]) -> tuple[Outcome, Drags]:
+    return work()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from data.errors import ModelError, UsageError
 from inversion.generators.protocol import Generator
-from inversion.generators.weights import Factors, expand, rates_of, shapes_of, start_factors, stored, with_weights
+from inversion.generators.weights import (
+    Factors,
+    changed,
+    expand,
+    rates_of,
+    shapes_of,
+    start_factors,
+    stored,
+    with_weights,
+)
 from inversion.latents import random_labels
 from inversion.losses import ReconstructionLoss, ReconstructionWeights, Targets, psnr_db
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
@@ -114,7 +123,7 @@ def tune_together(
     factors = start_factors(generator, settings.rank, rng)
     for value in factors.values():
         value.requires_grad_(True)
-    base, shapes = generator.state_dict(), shapes_of(generator)
+    base = generator.state_dict()
     loop = OptimisationLoop(factors, settings.lr, loss_of.num_views, rng, rates=rates_of(factors), kept=renderer.kept)
     if resume is not None:
         loop.restore(resume)
@@ -122,7 +131,7 @@ def tune_together(
         renderer.begin(generator, pivots, noise)
 
     def evaluate(step: int) -> Evaluation:
-        weights = base | {name: base[name] + change for name, change in expand(factors, shapes).items()}
+        weights = changed(base, factors)
         with fast_math(pivots.device, settings.speed):
             drawn = with_weights(generator, weights, lambda tuned: renderer.draw(tuned, pivots, noise, step))
             reconstruction = loss_of(drawn, step).mean()[None]
@@ -143,7 +152,7 @@ def tune_together(
     if reason == "diverged" and not loop.best.tensors:
         raise DivergedError("The tuning's loss is not a number from the start: lower tune.lr or check the generator.")
     kept = stored(loop.result())
-    delta = expand(kept, shapes)
+    delta = expand(kept, shapes_of(generator))
     tuned = apply_delta(generator, delta)
     found = []
     for index, inversion in enumerate(inversions):

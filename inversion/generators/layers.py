@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import ModelError
+from inversion.generators.low_rank import convolve, convolve_up
 
 LRELU_SLOPE = 0.2
 SQRT2 = math.sqrt(2.0)
@@ -107,10 +108,7 @@ def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, 
     Demodulation is rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
     """
     y = x * styles.to(x.dtype)[:, :, None, None]
-    if up:
-        y = F.conv_transpose2d(y, weight.transpose(0, 1), stride=2)
-    else:
-        y = F.conv2d(y, weight, padding=weight.shape[2] // 2)
+    y = convolve_up(y, weight) if up else convolve(y, weight, padding=weight.shape[2] // 2)
     if demodulate:
         power = styles.square() @ weight.square().sum(dim=(2, 3)).t()
         y = y * (power + 1e-8).rsqrt().to(y.dtype)[:, :, None, None]

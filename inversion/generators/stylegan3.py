@@ -28,6 +28,7 @@ from inversion.generators.layers import (
     normalize_2nd_moment,
     truncated,
 )
+from inversion.generators.low_rank import convolve
 from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode
 
 CHOICES: dict[str, tuple[int, ...]] = {
@@ -318,7 +319,7 @@ class SynthesisLayer(nn.Module):
             if not self.shape.is_rgb:
                 power = styles.square() @ self.weight.square().sum(dim=(2, 3)).t()
                 scale = scale * (power + 1e-8).rsqrt()[:, :, None, None]
-        y = F.conv2d(x * styles.to(x.dtype)[:, :, None, None], self.weight, padding=self.shape.kernel - 1)
+        y = convolve(x * styles.to(x.dtype)[:, :, None, None], self.weight, self.shape.kernel - 1)
         return torch.addcmul(bias.to(y.dtype)[:, None, None], y, scale.to(y.dtype))
 
     def filtered_lrelu(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from data.errors import ModelError
+from inversion.generators.low_rank import LowRankWeight
 from inversion.generators.protocol import Generator
 
 SYNTHESIS = "synthesis."
@@ -83,6 +84,19 @@ def expand(factors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> d
                 f"The weight delta does not fit this generator: '{weight}' {list(value.shape)} has no place."
             ) from error
     return change
+
+
+def changed(base: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights `base` (a state dict) with their change, for tuning: gradients reach the factors, and those of a
+    low-rank change without that of its whole weight where this is the shorter way (`low_rank`)."""
+    found = dict(base)
+    for name, value in factors.items():
+        kind, _, weight = name.partition("/")
+        if kind == "full":
+            found[weight] = base[weight] + value
+        elif kind == "a":
+            found[weight] = LowRankWeight.of(base[weight], value, factors[B + weight])
+    return found
 
 
 def shapes_of(generator: Generator) -> dict[str, torch.Size]:
