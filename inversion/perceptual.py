@@ -28,9 +28,9 @@ BACKBONE_FILES = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PreparedTarget:
-    """A target's features, one list of maps for each view of it."""
+    """A target's features: by a view's number, one list of maps."""
 
-    views: list[list[Tensor]]
+    views: dict[int, list[Tensor]]
 
 
 class Perceptual(Protocol):
@@ -43,8 +43,8 @@ class Perceptual(Protocol):
         """How many views of the picture take turns; a mean over one turn is comparable between steps."""
         ...
 
-    def prepare(self, target: Tensor) -> PreparedTarget:
-        """Features of target [N, 3, R, R] in [-1, 1]."""
+    def prepare(self, target: Tensor, step: int | None = None) -> PreparedTarget:
+        """Features of target [N, 3, R, R] in [-1, 1]: of every view, or of the one that `step` picks."""
         ...
 
     def distance(self, prepared: PreparedTarget, images: Tensor, step: int) -> Tensor:
@@ -124,9 +124,10 @@ class FacePerceptual:
         return [unit_channels(tap) for tap in self.network.taps(cut_view(images, view))]
 
     @torch.no_grad()
-    def prepare(self, target: Tensor) -> PreparedTarget:
-        """Unit-normalised taps of every view of target [N, 3, R, R]."""
-        return PreparedTarget([self._features(target, view) for view in self.views])
+    def prepare(self, target: Tensor, step: int | None = None) -> PreparedTarget:
+        """Unit-normalised taps of target [N, 3, R, R] in every view, or in that of one step."""
+        wanted = range(len(self.views)) if step is None else [step % len(self.views)]
+        return PreparedTarget({index: self._features(target, self.views[index]) for index in wanted})
 
     def distance(self, prepared: PreparedTarget, images: Tensor, step: int) -> Tensor:
         """Mean over taps of the squared distance of unit features, 0 (same) to about 1 (unrelated), [N]."""
@@ -160,9 +161,9 @@ class LpipsPerceptual:
         return [unit_channels(x) for x in self.trunk(self.scaling(images))]
 
     @torch.no_grad()
-    def prepare(self, target: Tensor) -> PreparedTarget:
+    def prepare(self, target: Tensor, step: int | None = None) -> PreparedTarget:  # noqa: ARG002 (one view for all)
         """Unit-normalised trunk features of target [N, 3, R, R]."""
-        return PreparedTarget([self._features(target)])
+        return PreparedTarget({0: self._features(target)})
 
     def distance(self, prepared: PreparedTarget, images: Tensor, step: int) -> Tensor:
         """LPIPS [N]; pictures above 256 px are shrunk by area first."""

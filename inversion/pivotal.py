@@ -183,7 +183,7 @@ def locality_loss(
         direction = generator.map(z, random_labels(generator, 1, rng)) - pivot
         probe = pivot + settings.locality_alpha * direction / direction.norm().clamp(min=1e-8)
         wanted = generator.synthesize(probe)
-        prepared = perceptual.prepare(wanted)
+        prepared = perceptual.prepare(wanted, step)
     found = with_weights(generator, weights, lambda tuned: tuned.synthesize(probe))
     return (found - wanted).square().mean() + perceptual.distance(prepared, found, step).mean()
 
