@@ -24,6 +24,7 @@ from editing.drag import DragStep, Edited, StopReason, to_frame
 from editing.drag_task import check_start, keep_mask, pick_layers, pick_resolution
 from editing.points import Points, PointsLike, points_array
 from inversion.generators.protocol import Generator, NoiseMaps
+from inversion.speed import pictures_at_once
 
 Vector = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -31,7 +32,6 @@ Picture = NDArray[np.uint8]
 PROBES = 40  # main directions of W that are tried: the first ones move what people name (Härkönen et al. 2020)
 PROBE_STD = 1.5  # length of a probe: detectors answer in steps, so a short one measures their noise
 FAR_PROBE_STD = 3.0  # of probes where the nearer ones lead nowhere: a wider view is a smoother one
-BATCH = 8  # probes rendered at once
 HOLD_SIDE_PX = 32  # the picture is held at this size
 HOLD_INSIDE = 0.8  # of the hold outside the mask
 HOLD_WEIGHT = 4.0  # of the mean squared change of the picture
@@ -281,8 +281,9 @@ def _latents(scene: _Scene, codes: Vector) -> Tensor:
 def _look(scene: _Scene, codes: Vector) -> list[_Seen]:
     """The pictures of codes [B, K], and what is found in them."""
     seen = []
-    for first in range(0, len(codes), BATCH):
-        part = codes[first : first + BATCH]
+    at_once = pictures_at_once(scene.w_start.device)
+    for first in range(0, len(codes), at_once):
+        part = codes[first : first + at_once]
         with torch.no_grad():
             images = scene.generator.synthesize(_latents(scene, part), "const", scene.noise).float().cpu()
         coarse = torch.cat([_pooled(images, side) for side in (HOLD_SIDE_PX, TINT_SIDE_PX)], dim=1).double().numpy()
@@ -366,9 +367,10 @@ def _distance_px(task: _Task, seen: _Seen) -> float:
 
 
 def _result(task: _Task, course: _Course, reason: StopReason, frame_every: int) -> Edited:
-    """The best state, and the way there in FILM_STEPS equal steps; none when nothing moved."""
+    """The best state, and the way there in FILM_STEPS equal steps, in one when no frames are wanted between start and
+    end; none when nothing moved."""
     best = course.best
-    count = FILM_STEPS if best.code.any() else 0
+    count = (FILM_STEPS if 0 < frame_every < FILM_STEPS else 1) if best.code.any() else 0
     path = _look(task.scene, np.linspace(0.0, 1.0, count + 1)[:, None] * best.code) if count else [task.start]
     frames = [seen.picture for seen in path[:: frame_every or None]] if frame_every else []
     metrics = {

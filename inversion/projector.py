@@ -22,9 +22,8 @@ from inversion.losses import (
 from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
 from inversion.rendering import Renderer, coarse_px, compared_px
 from inversion.schedule import latent_noise_std, learning_rate
-from inversion.speed import Speed, fast_math
+from inversion.speed import Speed, fast_math, pictures_at_once
 
-START_BATCH = 16
 START_BLEND = 8
 NOISE_PREFIX = "noise/"
 
@@ -208,7 +207,7 @@ def nearest_samples(
 def _ranks(generator: Generator, losses: list[ReconstructionLoss], w: Tensor) -> list[Tensor]:
     """The loss [S] of each of w [S, D] for each of the targets; every picture is drawn once."""
     parts: list[list[Tensor]] = [[] for _ in losses]
-    for piece in w.split(START_BATCH):
+    for piece in w.split(pictures_at_once(w.device)):
         images = generator.synthesize(piece[:, None].expand(-1, generator.num_ws, -1))
         for part, loss_of in zip(parts, losses, strict=True):
             part.append(loss_of(images, 0))

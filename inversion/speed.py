@@ -12,6 +12,14 @@ Speed = Literal["auto", "exact", "fast"]
 FAST_TOLERANCE = 0.03
 """Largest relative difference of a fast path's loss to the exact one's."""
 
+AT_ONCE_CPU, AT_ONCE = 4, 16
+
+
+def pictures_at_once(device: torch.device) -> int:
+    """How many pictures to draw at once: few stay in a processor's caches and take a quarter less time each than eight
+    or one (measured at 128 px); other devices want many."""
+    return AT_ONCE_CPU if device.type == "cpu" else AT_ONCE
+
 
 def runs_fast(device: torch.device, speed: Speed) -> bool:
     """Whether forward passes are drawn in bfloat16: `auto` does so on CUDA devices that have it in hardware."""
