@@ -1,7 +1,8 @@
 """Point dragging on a generator's features (DragGAN, Pan et al. 2023): pure steps and the short loop that runs them.
 
-A step computes one feature map, not a picture: motion supervision and tracking read patches of one mid-network block at
-that block's own resolution. Points are (x, y); outside this file in crop pixels, inside it in feature pixels.
+A step computes one feature map, or only squares of it round the points, not a picture: motion supervision and tracking
+read patches of one mid-network block at that block's own resolution. Points are (x, y); outside this file in crop
+pixels, inside it in feature pixels.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editing.drag_task import DragSettings, DragTask, distance_px, latent, prepare
+from editing.drag_task import MAX_STEP_PX, DragSettings, DragTask, distance_px, latent, prepare
 from editing.points import Drag, PointsLike
-from editing.trackers import crop_from_feature, sample, track
-from inversion.generators.protocol import Generator, NoiseMaps
+from editing.squares import Seen, look, mask_loss, size_of
+from editing.trackers import FeatureMap, crop_from_feature, sample, track
+from inversion.generators.protocol import Generator, NoiseMaps, Squared
 
 __all__ = [
     "Drag",
@@ -39,7 +41,6 @@ __all__ = [
 StopReason = Literal["arrived", "cap", "stalled", "lost", "stopped"]
 
 HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly holds them better (measured)
-MAX_STEP_PX = 1.0  # feature pixels a patch is asked to move in one step
 LOST_RATIO = 0.9  # of the feature difference to a random place: such a match is no match
 LOST_STEPS = 8
 STALL_STEPS = 30
@@ -76,14 +77,15 @@ class Edited:
 class DragState:
     """One moment of a drag; never changed, so keeping a state is keeping a snapshot.
 
-    code [1, layers, D] is the latent's move along `DragTask.axes`; features [1, C, r, r] carry the graph from it;
+    code [1, layers, D] is the latent's move along `DragTask.axes`; features (a map [1, C, r, r] or squares) carry the
+    graph from it;
     points [N, 2] in feature pixels; lost [N] bool; distance_px [N] to the targets, in crop pixels. `best_*` belong to
     the state of least mean distance so far; `mark` is (step, mean distance) of the last real progress.
     """
 
     step: int
     code: Tensor
-    features: Tensor
+    features: Tensor | Seen
     points: Tensor
     lost: Tensor
     moments: tuple[Tensor, Tensor]
@@ -131,7 +133,7 @@ def drag(
 def begin(task: DragTask) -> DragState:
     """The state before the first step: the start latent, the handles where they were put."""
     code = task.w_start.new_zeros(1, task.layers, task.w_start.shape[2])
-    features, code = render_features(task, code)
+    features, code = render_features(task, code, task.handles, 0)
     distance = distance_px(task, task.handles)
     mean = float(distance.mean())
     return DragState(
@@ -156,9 +158,9 @@ def advance(task: DragTask, state: DragState) -> DragState:
     loss = total_loss(task, state)
     (gradient,) = torch.autograd.grad(loss, state.code)
     code, moments = adam(task, state, gradient)
-    features, code = render_features(task, code)
+    features, code = render_features(task, code, state.points, state.step + 1)
     with torch.no_grad():
-        found = track(features, task.template, state.points, task.match_patch, task.search_px)
+        found = track(near(features), task.template, state.points, task.match_patch, task.search_px)
     lost = ~(found.residual <= LOST_RATIO * task.typical)
     points = torch.where(lost[:, None], state.points, found.points)
     distance = distance_px(task, points)
@@ -202,23 +204,41 @@ def total_loss(task: DragTask, state: DragState) -> Tensor:
     Feature differences count in standard deviations of the start features, so that the weights mean the same on every
     generator.
     """
-    loss = motion_loss(state.features, state.points, task.targets, task.patch, ~state.lost & task.moving)
-    loss = loss + HOLD_WEIGHT * hold_loss(state.features, task)
-    if task.keep is not None:
-        change = (state.features - task.start_features).abs() * task.keep
-        loss = loss + task.settings.mask_weight * change.mean()
-    return loss / task.feature_std + task.settings.pull_weight * state.code.square().mean()
+    seen = near(state.features)
+    loss = motion_loss(seen, state.points, task.targets, task.patch, ~state.lost & task.moving)
+    loss = loss / task.feature_std + HOLD_WEIGHT * hold_loss(seen, task)
+    loss = loss + task.settings.pull_weight * state.code.square().mean()
+    return loss + task.settings.mask_weight * kept_loss(task, state.features)
 
 
-def hold_loss(features: Tensor, task: DragTask) -> Tensor | float:
-    """Mean |F(q) - F0(q)| over discs round the anchors: what stands there at the start shall stay there."""
-    around = task.handles[~task.moving][:, None] + task.patch
-    if not len(around):
+def kept_loss(task: DragTask, features: Tensor | Seen) -> Tensor | float:
+    """Mean change of the features where the mask holds, in standard deviations."""
+    if task.keep is None:
         return 0.0
-    return (sample(features, around) - sample(task.start_features, around)).abs().mean()
+    if isinstance(features, Tensor):
+        return (size_of(features - task.start_features, task.feature_std) * task.keep).mean()
+    assert task.squares is not None
+    assert task.squares.kept is not None
+    return mask_loss(task.squares.kept, features, task.feature_std)
 
 
-def motion_loss(features: Tensor, points: Tensor, targets: Tensor, patch: Tensor, alive: Tensor) -> Tensor:
+def hold_loss(features: FeatureMap, task: DragTask) -> Tensor | float:
+    """Mean |F(q) - F0(q)| over discs round the anchors, in standard deviations: what stands there at the start shall
+    stay there."""
+    anchors = ~task.moving
+    if not bool(anchors.any()):
+        return 0.0
+    around = task.handles[:, None] + task.patch
+    change = sample(features, around) - sample(task.start_features, around)
+    return size_of(change[anchors], task.feature_std).mean()
+
+
+def near(features: Tensor | Seen) -> FeatureMap:
+    """What the points look at."""
+    return features.near if isinstance(features, Seen) else features
+
+
+def motion_loss(features: FeatureMap, points: Tensor, targets: Tensor, patch: Tensor, alive: Tensor) -> Tensor:
     """Mean |sg F(q) - F(q + d)| over discs q round the living points (DragGAN eq. 1), a scalar.
 
     features [1, C, r, r]; points, targets [N, 2]; patch [K, 2] offsets of the disc; alive [N] bool. d points to the
@@ -244,12 +264,21 @@ def adam(task: DragTask, state: DragState, gradient: Tensor) -> tuple[Tensor, tu
     return state.code.detach() - task.settings.lr * move, (first, second)
 
 
-def render_features(task: DragTask, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Features [1, C, r, r] with their graph, and the code as the leaf that the graph ends in."""
-    leaf = code.detach().requires_grad_(True)
+def render_features(task: DragTask, code: Tensor, points: Tensor, step: int) -> tuple[Tensor | Seen, Tensor]:
+    """Features [1, C, r, r] with their graph, or squares round the points, and the code as the leaf that the graph ends
+    in."""
+    leaf, generator, plan = code.detach().requires_grad_(True), task.generator, task.squares
     with torch.enable_grad():
-        features = task.generator.features(latent(task, leaf), task.resolution, "const", task.noise)
-    return features, leaf
+        ws = latent(task, leaf)
+        if plan is not None and isinstance(generator, Squared) and anchors_in_reach(task, plan.reach, points):
+            return look(generator, ws, task.noise, task.resolution, plan, points, step), leaf
+        return generator.features(ws, task.resolution, "const", task.noise), leaf
+
+
+def anchors_in_reach(task: DragTask, reach_px: float, points: Tensor) -> bool:
+    """Whether the anchors' first places, which are held, lie in the squares round where they are found now."""
+    drift = (points - task.handles).abs()[~task.moving]
+    return not len(drift) or bool(drift.max() + task.patch.abs().max() <= reach_px)
 
 
 def crop_points(task: DragTask, state: DragState) -> Tensor:

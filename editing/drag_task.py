@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from data.errors import UsageError
 from editing.axes import LatentAxes, latent_axes
 from editing.points import PointsLike, check_pairs
-from editing.trackers import disc_offsets, feature_from_crop, sample
+from editing.squares import Plan, plan
+from editing.trackers import REFINE_REACH_PX, disc_offsets, feature_from_crop, sample
 from inversion.generators.protocol import Generator, NoiseMaps
 
 PAPER_SIZE_PX = 512  # the size in which the paper's radii and stop distance are given
@@ -20,6 +21,7 @@ LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
 MIN_DISC_PX = 1.0  # feature pixels
 MIN_MATCH_PX = 1.0  # feature pixels
 MIN_SEARCH_PX = 2  # feature pixels
+MAX_STEP_PX = 1.0  # feature pixels a patch is asked to move in one step
 MIN_STOP_PX = 0.35  # crop pixels: finer than the tracker can tell on a small crop
 MANY_POINTS = 5  # above this the paper doubles the stop distance
 
@@ -62,7 +64,7 @@ class DragTask:
     handles, targets [N, 2]; moving [N] bool is False for anchors, pairs that start within the stop distance; template
     [N, K, C] the handles' first features at the offsets match_patch [K, 2]; typical [N] their mean squared difference
     to a random place; start_features [1, C, r, r]; keep [1, 1, r, r] is 1 where nothing may change, or None; patch
-    [K, 2] offsets of the supervision disc.
+    [K, 2] offsets of the supervision disc; squares is the plan of a drag that does not compute whole maps.
     """
 
     generator: Generator
@@ -84,6 +86,7 @@ class DragTask:
     match_patch: Tensor
     search_px: int
     stop_px: float
+    squares: Plan | None
 
 
 def prepare(
@@ -108,6 +111,11 @@ def prepare(
     match_patch = disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_MATCH_PX), w)
     template = sample(features, handles[:, None] + match_patch)
     stop_px = pick_stop(settings.stop_px, size, len(start))
+    patch = disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_DISC_PX), w)
+    search_px = max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX)
+    keep = keep_mask(mask_crop, size, resolution, settings.mask_weight, w)
+    looked = float(torch.maximum(match_patch.abs().max(), patch.abs().max() + MAX_STEP_PX))
+    reach = search_px + REFINE_REACH_PX + looked
     return DragTask(
         generator=generator,
         noise=noise,
@@ -123,11 +131,12 @@ def prepare(
         typical=typical_difference(features, sample(features, handles)),
         start_features=features,
         feature_std=max(float(features.std()), 1e-8),
-        keep=keep_mask(mask_crop, size, resolution, settings.mask_weight, w),
-        patch=disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_DISC_PX), w),
+        keep=keep,
+        patch=patch,
         match_patch=match_patch,
-        search_px=max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX),
+        search_px=search_px,
         stop_px=stop_px,
+        squares=plan(generator, w, noise, features, len(start), reach, keep),
     )
 
 

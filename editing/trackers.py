@@ -1,6 +1,7 @@
 """Finding a point again on a feature map: sampling, window search and sub-pixel refinement (pure functions).
 
-Points are (x, y) in pixels of the feature map, pixel centres at integer coordinates; maps are [1, C, h, w].
+Points are (x, y) in pixels of the feature map, pixel centres at integer coordinates; maps are [1, C, h, w], or squares
+of one, one for each point.
 """
 
 from __future__ import annotations
@@ -25,6 +26,33 @@ class Match:
     residual: Tensor
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Squares:
+    """Parts of a feature map, one for each of N points: values [N, C, s, s], the places [N, 2] (x, y) of their first
+    pixels, and the `size` (h, w) of the map."""
+
+    values: Tensor
+    starts: Tensor
+    size: tuple[int, int]
+
+
+FeatureMap = Tensor | Squares
+
+
+def map_size(features: FeatureMap) -> tuple[int, int]:
+    """(h, w) of the map, of which `features` may be parts."""
+    if isinstance(features, Squares):
+        return features.size
+    return features.shape[2], features.shape[3]
+
+
+def map_rows(features: FeatureMap, rows: slice) -> FeatureMap:
+    """What some of the points look at."""
+    if isinstance(features, Squares):
+        return Squares(features.values[rows], features.starts[rows], features.size)
+    return features
+
+
 def feature_from_crop(points: Tensor, crop_size: int, feature_size: int) -> Tensor:
     """Crop pixels [..., 2] to feature pixels: f = (p + 0.5) * r / R - 0.5."""
     return (points + 0.5) * (feature_size / crop_size) - 0.5
@@ -35,16 +63,33 @@ def crop_from_feature(points: Tensor, crop_size: int, feature_size: int) -> Tens
     return (points + 0.5) * (crop_size / feature_size) - 0.5
 
 
-def sample(features: Tensor, points: Tensor) -> Tensor:
+def sample(features: FeatureMap, points: Tensor) -> Tensor:
     """Bilinear values [..., C] of features [1, C, h, w] at points [..., 2]; outside, the border's value.
 
-    Differentiable in the features and in the points.
+    Of squares, points are [N, ..., 2], and each row is looked up in its own. Differentiable in both arguments.
     """
+    if isinstance(features, Squares):
+        return _sample_squares(features, points)
     height, width = features.shape[2:]
-    scale = points.new_tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)])
-    grid = (points * scale - 1.0).reshape(1, -1, 1, 2)
-    values = F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    values = F.grid_sample(
+        features, _grid(points, (height, width)).reshape(1, -1, 1, 2), "bilinear", "border", align_corners=True
+    )
     return values[0, :, :, 0].t().reshape(*points.shape[:-1], features.shape[1])
+
+
+def _sample_squares(features: Squares, points: Tensor) -> Tensor:
+    count, channels, side = features.values.shape[:3]
+    limit = points.new_tensor([features.size[1] - 1, features.size[0] - 1])
+    inside = torch.minimum(points.clamp_min(0), limit).reshape(count, -1, 2)
+    grid = _grid(inside - features.starts[:, None], (side, side))[:, :, None]
+    values = F.grid_sample(features.values, grid, "bilinear", "border", align_corners=True)
+    return values[:, :, :, 0].transpose(1, 2).reshape(*points.shape[:-1], channels)
+
+
+def _grid(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Points in pixels of a map (h, w) as `grid_sample` takes them."""
+    height, width = size
+    return points * points.new_tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)]) - 1.0
 
 
 def square_offsets(radius: int, like: Tensor) -> Tensor:
@@ -60,7 +105,7 @@ def disc_offsets(radius: float, like: Tensor) -> Tensor:
     return square[square.square().sum(dim=1) <= radius * radius + 1e-6]
 
 
-def track(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
+def track(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
     """Find templates near points (DragGAN, Pan et al. 2023, eq. 3), then refine below one pixel.
 
     features [1, C, h, w]; template [N, K, C] holds the values wanted at `offsets` [K, 2] round each point [N, 2]. The
@@ -70,23 +115,21 @@ def track(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, r
     return refine(features, template, found, offsets)
 
 
-def search(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
+def search(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
     """The best of the whole-pixel moves within `radius`; arguments as for `track`."""
     moves = square_offsets(radius, points)
     per_point = len(moves) * template.shape[1] * template.shape[2]
     rows = max(1, CHUNK_ELEMENTS // per_point)
-    parts = [
-        _search_rows(features, template[i : i + rows], points[i : i + rows], offsets, moves)
-        for i in range(0, len(points), rows)
-    ]
+    pieces = [slice(first, first + rows) for first in range(0, len(points), rows)]
+    parts = [_search_rows(map_rows(features, part), template[part], points[part], offsets, moves) for part in pieces]
     return Match(torch.cat([p.points for p in parts]), torch.cat([p.residual for p in parts]))
 
 
-def _search_rows(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor, moves: Tensor) -> Match:
+def _search_rows(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, moves: Tensor) -> Match:
     centres = points[:, None] + moves
     values = sample(features, centres[:, :, None] + offsets)
     cost = (values - template[:, None]).square().mean(dim=(2, 3))
-    height, width = features.shape[2:]
+    height, width = map_size(features)
     limit = points.new_tensor([width - 0.5, height - 0.5])
     outside = ((centres < -0.5) | (centres > limit)).any(dim=2) & (moves != 0).any(dim=1)
     cost = cost.masked_fill(outside, float("inf"))
@@ -95,7 +138,7 @@ def _search_rows(features: Tensor, template: Tensor, points: Tensor, offsets: Te
     return Match(centres[rows, best], cost[rows, best])
 
 
-def refine(features: Tensor, template: Tensor, match: Match, offsets: Tensor) -> Match:
+def refine(features: FeatureMap, template: Tensor, match: Match, offsets: Tensor) -> Match:
     """Damped Gauss-Newton steps on the squared feature difference, kept only where they lower it.
 
     A template that is matched exactly stays exactly where it is: a fit of a parabola to the costs would not promise so.
@@ -112,7 +155,7 @@ def refine(features: Tensor, template: Tensor, match: Match, offsets: Tensor) ->
     return Match(points, residual)
 
 
-def _gauss_newton_step(features: Tensor, template: Tensor, points: Tensor, offsets: Tensor) -> Tensor:
+def _gauss_newton_step(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor) -> Tensor:
     """The move [N, 2] that the linearised features ask for."""
     around = points[:, None] + offsets
     half = 0.5 * torch.eye(2, dtype=points.dtype, device=points.device)

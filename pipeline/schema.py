@@ -204,7 +204,7 @@ class EditConfig:
     points: list[list[float]] = knob([])
     preset: str | None = knob(None, choices=PRESETS)
     strength: float = knob(1.0, -3, 3)
-    method: str = knob("auto", choices=("auto", "points", "landmarks"))
+    method: str = knob("auto", choices=("auto", "points", "landmarks", "published"))
     mask: str | None = knob(None, path=True)
     steps: int = knob(120, 1, 10000)
     lr: float = knob(0.02, above=0, high=1)

@@ -29,6 +29,7 @@ from editing.drag import DragSettings, drag
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
+from editing.published import PublishedSettings, drag_published
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting, Targets, psnr_db
@@ -263,9 +264,12 @@ def edit(
     """
     handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
     mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
-    locator = None if config.preset is None or config.method == "points" else _locator(config, start, crop, console)
+    by_features = config.preset is None or config.method in ("points", "published")
+    locator = None if by_features else _locator(config, start, crop, console)
     with watched_steps(console, title) as on_step:
-        if locator is None:
+        if config.method == "published":
+            edited = drag_published(generator, w, noise, handles, targets, mask, _published_settings(config), on_step)
+        elif locator is None:
             edited = drag(generator, w, noise, handles, targets, mask, _drag_settings(config), on_step)
         else:
             moves, settings = targets - handles, _landmark_settings(config)
@@ -293,6 +297,20 @@ def _drag_settings(config: EditConfig) -> DragSettings:
         r2_px=config.r2_px,
         mask_weight=config.mask_weight,
         pull_weight=config.pull_weight,
+        feature_resolution=config.feature_resolution,
+        w_layers=config.w_layers,
+        stop_px=config.stop_px,
+        frame_every=config.frame_every,
+    )
+
+
+def _published_settings(config: EditConfig) -> PublishedSettings:
+    return PublishedSettings(
+        steps=config.steps,
+        lr=config.lr,
+        r1_px=config.r1_px,
+        r2_px=config.r2_px,
+        mask_weight=config.mask_weight,
         feature_resolution=config.feature_resolution,
         w_layers=config.w_layers,
         stop_px=config.stop_px,

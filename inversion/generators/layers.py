@@ -101,29 +101,33 @@ class MappingNetwork(nn.Module):
         return x
 
 
-def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: bool) -> Tensor:
+def modulated_conv(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: bool, padded: bool = True
+) -> Tensor:
     """Modulated convolution (Karras et al. 2020, eq. 1-3) by scaling activations.
 
-    x [N, I, H, W], weight [O, I, k, k], styles [N, I] -> [N, O, H, W], or [N, O, 2H+1, 2W+1] before the blur if `up`.
-    Demodulation is rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
+    x [N, I, H, W], weight [O, I, k, k], styles [N, I] -> [N, O, H, W], or [N, O, 2H+1, 2W+1] before the blur if `up`;
+    not `padded`, [N, O, H-k+1, W-k+1]. Demodulation is rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
     """
     y = x * styles.to(x.dtype)[:, :, None, None]
-    y = convolve_up(y, weight) if up else convolve(y, weight, padding=weight.shape[2] // 2)
+    y = convolve_up(y, weight) if up else convolve(y, weight, padding=weight.shape[2] // 2 if padded else 0)
     if demodulate:
         power = styles.square() @ weight.square().sum(dim=(2, 3)).t()
         y = y * (power + 1e-8).rsqrt().to(y.dtype)[:, :, None, None]
     return y
 
 
-def blur(x: Tensor, kernel: Tensor, gain: float) -> Tensor:
-    """Depthwise FIR of [N, C, H, W] with a separable kernel [4, 4] of sum 1, one padding pixel a side, times `gain`.
+def blur(x: Tensor, kernel: Tensor, gain: float, padding: int = 1) -> Tensor:
+    """Depthwise FIR of [N, C, H, W] with a separable kernel [4, 4] of sum 1, `padding` pixels a side, times `gain`.
 
     Two passes of four taps take a third of the time of one pass of sixteen on a CPU.
     """
     channels = x.shape[1]
     row = (kernel.sum(dim=0) * gain).expand(channels, 1, 1, -1)
     column = kernel.sum(dim=1)[:, None].expand(channels, 1, -1, 1)
-    return F.conv2d(F.conv2d(x, row, padding=(0, 1), groups=channels), column, padding=(1, 0), groups=channels)
+    return F.conv2d(
+        F.conv2d(x, row, padding=(0, padding), groups=channels), column, padding=(padding, 0), groups=channels
+    )
 
 
 def upsample_fir(x: Tensor, kernel: Tensor) -> Tensor:

@@ -170,3 +170,26 @@ class Windowed(Protocol):
     def draws_windows(self) -> bool:
         """Whether this generator's architecture has such a coarse picture."""
         ...
+
+
+@runtime_checkable
+class Squared(Protocol):
+    """A generator that can compute a few squares of a feature map without computing the whole map."""
+
+    def feature_squares(
+        self,
+        ws: Tensor,
+        at: int,
+        starts: Tensor,
+        side: int,
+        noise_mode: NoiseMode = "const",
+        noise: NoiseMaps | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`features(ws, at)` of one latent in squares [T, C, side, side] whose first pixels are starts [T, 2] (x, y),
+        whole numbers on the CPU; 0 outside the map. And the last map on the way that was computed whole, [1, B, b, b].
+        """
+        ...
+
+    def squares_work(self, at: int, count: int, side: int) -> float:
+        """The work that so many squares take, in units of that of the whole map; infinite where none can be had."""
+        ...

@@ -30,6 +30,7 @@ from inversion.generators.layers import (
     upsample_fir,
 )
 from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode, Window
+from inversion.generators.squares import share_of_work, squares_of_features
 
 MAX_RESOLUTION = 4096
 WINDOW_HALO_PX = 8  # of the block where a window's own blocks begin: each reaches three of its pixels at most
@@ -114,11 +115,14 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(*size))
         self.register_buffer("resample_filter", fir_kernel())
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0) -> Tensor:
-        """x [N, I, h, w] (halved if up), w [N, w_dim], noise broadcastable to [N, 1, h, w] or None -> [N, O, h, w]."""
-        x = modulated_conv(x, self.weight, self.affine(w), demodulate=True, up=self.up)
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, gain: float = 1.0, padded: bool = True) -> Tensor:
+        """x [N, I, h, w] (halved if up), w [N, w_dim], noise broadcastable to [N, 1, h, w] or None -> [N, O, h, w].
+
+        Not `padded`, x has a margin: one pixel a side of [h, w], or of its half if up.
+        """
+        x = modulated_conv(x, self.weight, self.affine(w), demodulate=True, up=self.up, padded=padded)
         if self.up:
-            x = blur(x, self.resample_filter, gain=4.0)
+            x = blur(x if padded else x[..., 1:-1, 1:-1], self.resample_filter, gain=4.0, padding=int(padded))
         if noise is not None:
             x = x + (noise * self.noise_strength).to(x.dtype)
         x = F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], LRELU_SLOPE) * (SQRT2 * gain)
@@ -355,6 +359,25 @@ class StyleGAN2(nn.Module):
                 break
         assert x is not None
         return x
+
+    def squares_work(self, at: int, count: int, side: int) -> float:
+        """What `feature_squares` multiplies, in units of `features`; infinite where it cannot be asked for: the resnet
+        architecture's shortcut is not cut."""
+        return math.inf if self.config.architecture == "resnet" else share_of_work(self, at, count, side)
+
+    def feature_squares(
+        self,
+        ws: Tensor,
+        at: int,
+        starts: Tensor,
+        side: int,
+        noise_mode: NoiseMode = "const",
+        noise: NoiseMaps | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`features(ws, at)` in squares [T, C, side, side] whose first pixels are starts [T, 2], 0 outside the map, and
+        the last map that was computed whole."""
+        self._layer(at)
+        return squares_of_features(self, ws, at, starts, side, noise_mode, noise)
 
     def synthesize_with_features(
         self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
