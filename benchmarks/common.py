@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +35,8 @@ from pipeline.quoting import quote_path
 from pipeline.schema import RunConfig, compose
 from pipeline.stages import likeness
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -58,10 +63,16 @@ def load_tools(generator: Path | None = None) -> Tools:
 
 def in_processes(work: Callable[[Item], Found], items: Sequence[Item], workers: int, title: str) -> list[Found]:
     """What `work` gives for each item, in their order, computed by processes that share the cores out."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    start = partial(torch.set_num_threads, threads)
+    start = partial(_begin, max(1, (os.cpu_count() or 1) // workers))
     with ProcessPoolExecutor(workers, get_context("spawn"), start) as pool:
         return list(tqdm(pool.map(work, items), total=len(items), desc=title))
+
+
+def _begin(threads: int) -> None:
+    """What a worker does first: take its share of the cores, and end when the benchmark is killed."""
+    torch.set_num_threads(threads)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def validation_means(faces: Path, count: int, generator: Path | None = None, workers: int = 1) -> dict[str, float]:
