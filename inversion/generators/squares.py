@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from inversion.generators.protocol import NoiseMaps, NoiseMode
 
 if TYPE_CHECKING:
-    from inversion.generators.stylegan2 import StyleGAN2, SynthesisLayer
+    from inversion.generators.stylegan2 import StyleGAN2
+    from inversion.generators.stylegan2_blocks import SynthesisLayer
 
 BASE_PX = 32
 

@@ -10,7 +10,7 @@ from typing import Any
 from inversion.generators.formats.lazy import LazyTensor
 from inversion.generators.formats.source import RefusedError, show
 from inversion.generators.layers import MAX_WIDTH
-from inversion.generators.stylegan2 import Architecture, StyleGAN2Config
+from inversion.generators.stylegan2_blocks import Architecture, StyleGAN2Config
 from inversion.generators.stylegan3 import StyleGAN3Config
 
 BLOCK = re.compile(r"synthesis\.b(\d{1,5})\.conv1\.weight")
