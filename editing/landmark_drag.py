@@ -281,7 +281,7 @@ def _latents(scene: _Scene, codes: Vector) -> Tensor:
 def _look(scene: _Scene, codes: Vector) -> list[_Seen]:
     """The pictures of codes [B, K], and what is found in them."""
     seen = []
-    at_once = pictures_at_once(scene.w_start.device)
+    at_once = pictures_at_once(scene.w_start.device, scene.generator.resolution)
     for first in range(0, len(codes), at_once):
         part = codes[first : first + at_once]
         with torch.no_grad():

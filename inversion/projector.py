@@ -207,7 +207,7 @@ def nearest_samples(
 def _ranks(generator: Generator, losses: list[ReconstructionLoss], w: Tensor) -> list[Tensor]:
     """The loss [S] of each of w [S, D] for each of the targets; every picture is drawn once."""
     parts: list[list[Tensor]] = [[] for _ in losses]
-    for piece in w.split(pictures_at_once(w.device)):
+    for piece in w.split(pictures_at_once(w.device, generator.resolution)):
         images = generator.synthesize(piece[:, None].expand(-1, generator.num_ws, -1))
         for part, loss_of in zip(parts, losses, strict=True):
             part.append(loss_of(images, 0))

@@ -13,12 +13,14 @@ FAST_TOLERANCE = 0.03
 """Largest relative difference of a fast path's loss to the exact one's."""
 
 AT_ONCE_CPU, AT_ONCE = 4, 16
+AT_ONCE_PIXELS = 16 * 256 * 256
 
 
-def pictures_at_once(device: torch.device) -> int:
-    """How many pictures to draw at once: few stay in a processor's caches and take a quarter less time each than eight
-    or one (measured at 128 px); other devices want many."""
-    return AT_ONCE_CPU if device.type == "cpu" else AT_ONCE
+def pictures_at_once(device: torch.device, resolution: int) -> int:
+    """How many pictures of that side to draw at once: few stay in a processor's caches and take a quarter less time
+    each than eight or one (measured at 128 px), other devices want many; large ones would fill the memory."""
+    most = AT_ONCE_CPU if device.type == "cpu" else AT_ONCE
+    return max(1, min(most, AT_ONCE_PIXELS // resolution**2))
 
 
 def runs_fast(device: torch.device, speed: Speed) -> bool:

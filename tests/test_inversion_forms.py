@@ -19,7 +19,7 @@ from inversion.optimisation import StepInfo
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, apply_delta, tune_together
 from inversion.projector import project, project_batch
-from inversion.speed import FAST_TOLERANCE, fast_math
+from inversion.speed import FAST_TOLERANCE, fast_math, pictures_at_once
 from tests.inversions import PIXELS, QUICK, low_rank, samples, seeded
 from tests.tiny import tiny_generator
 
@@ -163,3 +163,9 @@ def test_fast_arithmetic_keeps_the_loss(generator: StyleGAN2, face: FacePerceptu
     assert automatic.history == exact.history
     with fast_math(torch.device("cpu"), "auto"):
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_few_pictures_at_once_on_a_processor_and_fewer_large_ones() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [pictures_at_once(cpu, side) for side in (8, 128, 256, 512, 1024)] == [4, 4, 4, 4, 1]
+    assert [pictures_at_once(gpu, side) for side in (8, 128, 256, 512, 1024, 2048)] == [16, 16, 16, 4, 1, 1]
