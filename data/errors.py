@@ -23,3 +23,7 @@ class NoFaceError(PhotodragError):
 
 class ModelError(PhotodragError):
     """A model file that is missing, damaged or of the wrong kind."""
+
+
+class OutputError(PhotodragError):
+    """What was made cannot be written: the disk is full, read-only or closed to this user."""

@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from data.errors import UsageError
 from editing.axes import latent_axes
 from editing.drag import DragSettings, DragState, DragStep, DragTask, StopReason, advance, begin, report, verdict
-from editing.drag_task import latent, prepare
-from editing.points import PointsLike
+from editing.drag_task import check_start, latent, prepare
+from editing.points import Points, PointsLike, check_pairs
+from editing.session_file import Record, read_record, write_record
 from inversion.generators.protocol import Generator, NoiseMaps
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Edit:
+    """One drag of a session: handles and targets [N, 2] in crop pixels, its mask, the latent `w` [1, L, D] it led to,
+    and how it ended (None while it runs)."""
+
+    handles: Points
+    targets: Points
+    mask: Tensor | None
+    w: Tensor
+    steps: int
+    stop_reason: StopReason | None
 
 
 class DragSession:
     """Drags one after another on one latent, with undo and redo of whole drags.
 
-    Example: `session.start(handles, targets)`, then `session.step()` until `session.stop_reason` is set; `session.w`
-    and `session.image()` are the present latent [1, L, D] and picture [1, 3, R, R]. Points are (x, y) in crop pixels.
+    Example: `session.start(handles, targets)`, then `session.step()` until `session.stop_reason` is set, or
+    `session.run()`; `session.w` and `session.render()` are the present latent [1, L, D] and picture [1, 3, R, R].
+    Points are (x, y) in crop pixels. Nothing goes on by itself, so a session may be left between any two steps.
     """
 
     def __init__(
         self, generator: Generator, w: Tensor, noise: NoiseMaps | None = None, settings: DragSettings | None = None
     ) -> None:
+        """w [1, L, D] is copied; UsageError when it does not fit the generator."""
+        check_start(generator, w)
         self._generator, self._noise = generator, noise
         self._settings = settings or DragSettings()
         self._axes = latent_axes(generator, w)
-        self._history, self._at = [w.detach().clone()], 0
+        self._start = w.detach().clone()
+        self._edits: list[Edit] = []
+        self._at = 0
+        self._points: tuple[Points, Points] | None = None
+        self._mask: Tensor | None = None
         self._task: DragTask | None = None
         self._state: DragState | None = None
+        self._steps_before = 0
         self.stop_reason: StopReason | None = None
 
     @property
     def w(self) -> Tensor:
         """The present latent [1, L, D]: the running drag's last step, or its best state once it has ended."""
-        return self._history[self._at]
+        return self._edits[self._at - 1].w if self._at else self._start
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The drags that led from the start to the present latent, the running one last."""
+        return tuple(self._edits[: self._at])
+
+    @property
+    def running(self) -> bool:
+        """Whether a drag is under way."""
+        return self._task is not None
 
     @property
     def can_undo(self) -> bool:
@@ -44,27 +80,49 @@ class DragSession:
     @property
     def can_redo(self) -> bool:
         """Whether an undone drag can be had again."""
-        return self._at + 1 < len(self._history)
+        return self._at < len(self._edits)
 
-    def image(self) -> Tensor:
-        """The present picture [1, 3, R, R], about [-1, 1]."""
+    def render(self) -> Tensor:
+        """The present picture [1, 3, R, R], about [-1, 1]; drawn only when asked for."""
         with torch.no_grad():
             return self._generator.synthesize(self.w, "const", self._noise)
 
-    def start(self, handles: PointsLike, targets: PointsLike, mask: Tensor | None = None) -> DragStep:
-        """Begin a drag from the present latent: points [N, 2], mask [1, 1, R, R] with 1 where the picture may change.
+    def set_points(self, handles: PointsLike, targets: PointsLike) -> None:
+        """Points [N, 2] of the next drag; a running one goes on towards them from where it is.
+
+        UsageError for points that do not fit; nothing has changed then.
+        """
+        points = check_pairs(handles, targets, self._generator.resolution)
+        if self.running:
+            self._turn(points, self._mask)
+        self._points = points
+
+    def set_mask(self, mask: Tensor | None) -> None:
+        """Where the picture may change in the next drag, [1, 1, R, R] in [0, 1]; a running one goes on with it."""
+        if self.running and self._points is not None:
+            self._turn(self._points, mask)
+        self._mask = mask
+
+    def start(
+        self, handles: PointsLike | None = None, targets: PointsLike | None = None, mask: Tensor | None = None
+    ) -> DragStep:
+        """Begin a drag from the present latent, with the points and mask given here or set before.
 
         A running drag ends as if stopped. UsageError for points or masks that do not fit; nothing has changed then.
         """
-        if self._task is not None:
+        if handles is not None or targets is not None:
+            points = check_pairs(handles, targets, self._generator.resolution)
+        elif self._points is not None:
+            points, mask = self._points, self._mask if mask is None else mask
+        else:
+            raise UsageError("No points are set: call set_points(handles, targets), or give them to start.")
+        if self.running:
             self.stop()
-        task = prepare(self._generator, self.w, self._noise, handles, targets, mask, self._settings, self._axes)
-        state = begin(task)
-        self._task, self._state = task, state
-        self._history = [*self._history[: self._at + 1], self.w]
+        task = self._prepared(points, mask)
+        self._points, self._mask, self._steps_before = points, mask, 0
+        self._edits = [*self._edits[: self._at], Edit(*points, mask, self.w, 0, None)]
         self._at += 1
-        self._close(verdict(task, state))
-        return report(task, state)
+        return self._begin(task)
 
     def step(self) -> DragStep:
         """One step of the running drag; `stop_reason` is set when it was the last. UsageError when none is running."""
@@ -72,13 +130,25 @@ class DragSession:
             raise UsageError("No drag is running: call start(handles, targets) first.")
         task, state = self._task, advance(self._task, self._state)
         self._state = state
-        self._history[self._at] = latent(task, state.code.detach())
+        self._keep(latent(task, state.code.detach()), self._steps_before + state.step)
         self._close(verdict(task, state))
         return report(task, state)
 
+    def run(
+        self, on_step: Callable[[DragStep], None] | None = None, should_stop: Callable[[], bool] | None = None
+    ) -> Tensor:
+        """Step until the running drag ends, and return its latent [1, L, D]."""
+        while self.running:
+            if should_stop is not None and should_stop():
+                return self.stop()
+            step = self.step()
+            if on_step is not None:
+                on_step(step)
+        return self.w
+
     def stop(self) -> Tensor:
         """End the running drag, if any, and return its best latent [1, L, D]."""
-        if self._task is not None:
+        if self.running:
             self._close("stopped")
         return self.w
 
@@ -94,6 +164,62 @@ class DragSession:
             raise UsageError("There is no undone drag to redo.")
         return self._go(self._at + 1)
 
+    def replay(self, edits: tuple[Edit, ...]) -> Tensor:
+        """Make the drags of another session here, one after the other: the latent [1, L, D] that they lead to."""
+        for edit in edits:
+            self.start(edit.handles, edit.targets, edit.mask)
+            self.run()
+        return self.w
+
+    def save(self, path: Path) -> None:
+        """Write the session to a safetensors file: every latent, points, masks, noise and settings; a running drag as
+        far as it has come. OutputError when it cannot be written."""
+        edits = [replace(edit, stop_reason=edit.stop_reason or "stopped") for edit in self._edits]
+        tensors = {f"noise/{name}": value for name, value in (self._noise or {}).items()}
+        tensors |= {f"w/{number}": w for number, w in enumerate([self._start, *(edit.w for edit in edits)])}
+        tensors |= {f"mask/{number}": edit.mask for number, edit in enumerate(edits) if edit.mask is not None}
+        drags = [
+            {"handles": e.handles.tolist(), "targets": e.targets.tolist(), "steps": e.steps, "stop": e.stop_reason}
+            for e in edits
+        ]
+        write_record(path, Record(tensors, drags, self._at, self._settings))
+
+    @classmethod
+    def load(cls, path: Path, generator: Generator) -> DragSession:
+        """The session of a file, on the generator that it was made with. ModelError for a file that is no session,
+        UsageError when it does not fit the generator."""
+        record = read_record(path)
+        tensors = {name: value.to(generator.w_avg.device) for name, value in record.tensors.items()}
+        noise = {name[len("noise/") :]: value for name, value in tensors.items() if name.startswith("noise/")}
+        session = cls(generator, tensors["w/0"], noise or None, record.settings)
+        for number, drag in enumerate(record.drags):
+            w = tensors[f"w/{number + 1}"]
+            check_start(generator, w)
+            points = check_pairs(drag["handles"], drag["targets"], generator.resolution)
+            session._edits.append(Edit(*points, tensors.get(f"mask/{number}"), w, drag["steps"], drag["stop"]))
+        session._at = record.at
+        return session
+
+    def _prepared(self, points: tuple[Points, Points], mask: Tensor | None) -> DragTask:
+        return prepare(self._generator, self.w, self._noise, *points, mask, self._settings, self._axes)
+
+    def _turn(self, points: tuple[Points, Points], mask: Tensor | None) -> None:
+        """Let the running drag go on from where it is, towards other points or with another mask."""
+        task = self._prepared(points, mask)
+        edit = self._edits[self._at - 1]
+        self._steps_before = edit.steps
+        self._edits[self._at - 1] = replace(edit, handles=points[0], targets=points[1], mask=mask)
+        self._begin(task)
+
+    def _begin(self, task: DragTask) -> DragStep:
+        state = begin(task)
+        self._task, self._state = task, state
+        self._close(verdict(task, state))
+        return report(task, state)
+
+    def _keep(self, w: Tensor, steps: int) -> None:
+        self._edits[self._at - 1] = replace(self._edits[self._at - 1], w=w, steps=steps)
+
     def _go(self, index: int) -> Tensor:
         self.stop()
         self._at = index
@@ -102,5 +228,6 @@ class DragSession:
     def _close(self, reason: StopReason | None) -> None:
         self.stop_reason = reason
         if reason is not None and self._task is not None and self._state is not None:
-            self._history[self._at] = latent(self._task, self._state.best_code)
+            self._keep(latent(self._task, self._state.best_code), self._edits[self._at - 1].steps)
+            self._edits[self._at - 1] = replace(self._edits[self._at - 1], stop_reason=reason)
             self._task = self._state = None

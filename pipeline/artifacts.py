@@ -25,16 +25,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data.errors import PhotodragError
+from data.errors import OutputError
 from data.files import file_sha256, sync_folder
 
 STAGE_FILE = "stage.json"
 KEY_DIGITS = 16
 _TEMPORARY = ".tmp-"
-
-
-class OutputError(PhotodragError):
-    """The run folder cannot be written: the disk is full, read-only or closed to this user."""
 
 
 class DamagedFilesError(Exception):

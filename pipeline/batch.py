@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pipeline.run
+from data.errors import OutputError
 from data.files import file_sha256
-from pipeline.artifacts import OutputError
 from pipeline.company import fits_together, gather
 from pipeline.errors import sentence
 from pipeline.folders import check_photos, shown

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from data.errors import PhotodragError
+from data.errors import OutputError, PhotodragError
 from editing.points import check_pairs
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.pivotal import apply_delta
 from pipeline import stages
-from pipeline.artifacts import OutputError
 from pipeline.editability import editability_figures, try_presets
 from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from data.errors import UsageError
+from data.errors import OutputError, UsageError
 from pipeline import stages
-from pipeline.artifacts import OutputError, StageStore
+from pipeline.artifacts import StageStore
 from pipeline.engine import Engine
 from pipeline.fitting import ReadTools, align_photo, invert_face, read_tools
 from pipeline.locks import run_lock

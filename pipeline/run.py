@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from data.errors import ModelError, UsageError
+from data.errors import ModelError, OutputError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
 from data.photo import Photo, encode_photo, read_mask, read_photo
-from pipeline.artifacts import OutputError, StageStore
+from pipeline.artifacts import StageStore
 from pipeline.chain import Chain
 from pipeline.counting import PAINTED
 from pipeline.engine import Engine, MissingStageError, StageRecord

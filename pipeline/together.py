@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.errors import PhotodragError
+from data.errors import OutputError, PhotodragError
 from inversion.generators.protocol import Generator
 from inversion.losses import Counting
 from inversion.optimisation import StepInfo
 from inversion.pivotal import apply_delta, tune_together
 from inversion.projector import Inversion, project_batch
 from pipeline import stages
-from pipeline.artifacts import Checkpoints, OutputError, stage_key
+from pipeline.artifacts import Checkpoints, stage_key
 from pipeline.between import BETWEEN_FPS, between_frames
 from pipeline.counting import counting_of, drawn_part
 from pipeline.engine import Attempt, Engine, Fresh, key_of, load_checkpoint

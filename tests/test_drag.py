@@ -622,7 +622,7 @@ def test_session_equals_drag_and_goes_back_and_forth(parts: Parts, start_w: Tens
     session.start([CENTRES[1]], [CENTRES[1]])
     assert session.stop_reason == "arrived"
     assert not session.can_redo
-    assert torch.equal(session.image(), parts.synthesize(first))
+    assert torch.equal(session.render(), parts.synthesize(first))
 
 
 def test_session_template_is_fresh_for_every_drag(parts: Parts, start_w: Tensor) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import ModelError, UsageError
+from data.errors import ModelError, OutputError, UsageError
 from pipeline import artifacts
-from pipeline.artifacts import OutputError, read_tensors
+from pipeline.artifacts import read_tensors
 from pipeline.locks import run_lock
 from pipeline.run import run
 from pipeline.schema import (
