@@ -38,13 +38,14 @@ __all__ = [
     "verdict",
 ]
 
-StopReason = Literal["arrived", "cap", "stalled", "lost", "stopped"]
+StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped"]
 
 HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly holds them better (measured)
 LOST_RATIO = 0.9  # of the feature difference to a random place: such a match is no match
 LOST_STEPS = 8
 STALL_STEPS = 30
 STALL_GAIN = 0.01  # of the first distance: less progress than this in STALL_STEPS is none
+TO_AND_FRO = 4.0  # times as long a way as it leads: such handles swing, and others stand
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 
@@ -80,7 +81,8 @@ class DragState:
     code [1, layers, D] is the latent's move along `DragTask.axes`; features (a map [1, C, r, r] or squares) carry the
     graph from it;
     points [N, 2] in feature pixels; lost [N] bool; distance_px [N] to the targets, in crop pixels. `best_*` belong to
-    the state of least mean distance so far; `mark` is (step, mean distance) of the last real progress.
+    the state of least mean distance so far; `mark` is (step, mean distance) of the last real progress, `mark_points`
+    the points there and `way_px` the mean way of the moving ones since, in crop pixels.
     """
 
     step: int
@@ -96,6 +98,8 @@ class DragState:
     best_code: Tensor
     best_px: float
     mark: tuple[int, float]
+    mark_points: Tensor
+    way_px: float
 
 
 def drag(
@@ -150,6 +154,8 @@ def begin(task: DragTask) -> DragState:
         best_code=code.detach(),
         best_px=mean,
         mark=(0, mean),
+        mark_points=task.handles,
+        way_px=0.0,
     )
 
 
@@ -183,6 +189,8 @@ def advance(task: DragTask, state: DragState) -> DragState:
         best_code=code.detach() if better else state.best_code,
         best_px=mean if better else state.best_px,
         mark=(step, mean) if gained else state.mark,
+        mark_points=points if gained else state.mark_points,
+        way_px=0.0 if gained else state.way_px + mean_way_px(task, state.points, points),
     )
 
 
@@ -195,7 +203,17 @@ def verdict(task: DragTask, state: DragState) -> StopReason | None:
         return "lost"
     if state.step >= task.settings.steps:
         return "cap"
-    return "stalled" if state.step - state.mark[0] >= STALL_STEPS else None
+    if state.step - state.mark[0] < STALL_STEPS:
+        return None
+    led_px = mean_way_px(task, state.mark_points, state.points)
+    swings = state.way_px > task.stop_px and state.way_px > TO_AND_FRO * led_px
+    return "oscillating" if swings else "stalled"
+
+
+def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
+    """Mean way, from first to second, of the moving points that have not arrived at the second, in crop pixels."""
+    way = (second - first).norm(dim=1)[task.moving & (distance_px(task, second) > task.stop_px)]
+    return float(way.mean()) * task.generator.resolution / task.resolution if len(way) else 0.0
 
 
 def total_loss(task: DragTask, state: DragState) -> Tensor:

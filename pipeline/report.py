@@ -30,6 +30,7 @@ STOP_REASONS = {
     "diverged": "loss became infinite; the best state before it was kept",
     "arrived": "every handle arrived",
     "stalled": "no progress any more",
+    "oscillating": "the points swung to and fro",
     "lost": "handles lost",
     "stopped": "stopped by hand",
 }

@@ -454,6 +454,14 @@ def test_stalled_when_nothing_can_move(parts: Parts, start_w: Tensor) -> None:
     assert edited.steps < 200
 
 
+def test_oscillating_when_steps_overshoot_again_and_again(parts: Parts, start_w: Tensor) -> None:
+    settings = DragSettings(steps=200, lr=0.5, stop_px=0.001, pull_weight=0.0, frame_every=0)
+    edited = drag(parts, start_w, None, [CENTRES[0]], [(22.0, 30.0)], settings=settings)
+    assert edited.stop_reason == "oscillating"
+    assert edited.steps < 200
+    assert edited.metrics["distance_after_px"] < edited.metrics["distance_before_px"]
+
+
 def test_stopped_keeps_the_best(parts: Parts, start_w: Tensor) -> None:
     calls = count()
     edited = drag(
