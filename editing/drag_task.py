@@ -16,7 +16,7 @@ from editing.trackers import REFINE_REACH_PX, disc_offsets, feature_from_crop, s
 from inversion.generators.protocol import Generator, NoiseMaps
 
 PAPER_SIZE_PX = 512  # the size in which the paper's radii and stop distance are given
-AUTO_BLOCK_PX = (32, 128)  # the feature block that is chosen when none is asked for
+AUTO_BLOCK_PX = 128  # the feature block that is chosen when none is asked for
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
 MIN_DISC_PX = 1.0  # feature pixels
 MIN_MATCH_PX = 1.0  # feature pixels
@@ -36,7 +36,7 @@ class DragSettings:
     """
 
     steps: int = 120
-    lr: float = 0.02
+    lr: float = 0.01
     r1_px: float = 3.0
     r2_px: float = 12.0
     mask_weight: float = 1.0
@@ -164,15 +164,15 @@ def distance_px(task: DragTask, points: Tensor) -> Tensor:
 
 
 def pick_resolution(generator: Generator, wanted: int) -> int:
-    """The feature block: `wanted`, or for 0 the one of half the picture's side, within 32 to 128 px.
+    """The feature block: `wanted`, or for 0 the paper's sixth, 128 px, or the last of a smaller generator.
 
-    128 px is the paper's sixth block; below 32 px a face's parts are no longer apart. On a face generator of 128 px the
-    block of 64 px beat that of 32 px: a quarter less change outside the mask, landmarks no farther from their targets.
+    On a face generator of 128 px the last block changed the face and its surroundings less than that of 64 px (five
+    points, five pairs: face distance 0.27 against 0.34) and left a real photograph's cheeks clean, for one and a half
+    times the time.
     """
     blocks = generator.block_resolutions
     if not wanted:
-        wanted = min(max(generator.resolution // 2, AUTO_BLOCK_PX[0]), AUTO_BLOCK_PX[1])
-        return min(blocks, key=lambda r: (abs(r - wanted), r))
+        return max((r for r in blocks if r <= AUTO_BLOCK_PX), default=blocks[0])
     if wanted not in blocks:
         raise UsageError(f"edit.feature_resolution is {wanted}; this generator has {blocks}, and 0 means automatic.")
     return wanted

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.errors import UsageError
+from editing.masks import faded, soft_mask
 from editing.points import Drag, Points, PointsLike, points_array
 
 LANDMARKS = 68
@@ -28,8 +28,6 @@ UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
 INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # (upper, lower)
 LEFT_BROW, RIGHT_BROW = (18, 19, 20), (23, 24, 25)
 LEFT_JAW, RIGHT_JAW = (3, 4, 5), (13, 12, 11)
-MASK_CORE, MASK_FADE = 0.34, 0.36  # inter-ocular distances: fully editable round a move, then fading out
-MASK_GRID = 192  # the mask is smooth, so it is computed this coarse and enlarged
 MAX_STRENGTH = 3.0
 WHOLE_HEAD = ("turn_left", "turn_right")  # presets whose mask is the head, not only what is dragged
 HEAD_RADII, HEAD_BELOW = (1.15, 1.55), 0.35  # across and along the face; the centre's place below the eyes
@@ -163,8 +161,8 @@ def preset_drag(
     if shape_hw is None:
         return Drag(handles, targets)
     if name in WHOLE_HEAD and strength:
-        return Drag(handles, targets, _faded(lambda grid: _outside_head(grid, face), shape_hw))
-    return Drag(handles, targets, _soft_mask(handles, targets, face.unit_px, shape_hw))
+        return Drag(handles, targets, faded(lambda grid: _outside_head(grid, face), shape_hw))
+    return Drag(handles, targets, soft_mask(handles, targets, face.unit_px, shape_hw))
 
 
 def preset_landmarks(name: str, landmarks: PointsLike) -> list[int]:
@@ -190,45 +188,9 @@ def _anchors(*indices: int) -> Moves:
     return dict.fromkeys(indices, (0.0, 0.0))
 
 
-def _soft_mask(handles: Points, targets: Points, unit_px: float, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """float32 [H, W]: 1 near the segments handle -> target that move, falling smoothly to 0; anchors do not count."""
-    moved = (handles != targets).any(axis=1)
-    if not moved.any():
-        return np.zeros(shape_hw, dtype=np.float32)
-    return _faded(lambda grid: _distance_to_segments(grid, handles[moved], targets[moved]) / unit_px, shape_hw)
-
-
-def _faded(away: Callable[[Points], Points], shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """float32 [H, W]: 1 up to MASK_CORE away, falling smoothly to 0 over MASK_FADE; `away` measures a grid [h, w, 2] of
-    photo points in inter-ocular distances."""
-    rows, columns = (np.linspace(0.0, n - 1, min(n, MASK_GRID)) for n in shape_hw)
-    grid = np.stack(np.meshgrid(columns, rows), axis=-1)
-    fade = np.clip((MASK_CORE + MASK_FADE - away(grid)) / MASK_FADE, 0.0, 1.0)
-    return _enlarge(fade * fade * (3.0 - 2.0 * fade), rows, columns, shape_hw)
-
-
 def _outside_head(grid: Points, face: FaceFrame) -> Points:
     """About how far [h, w] grid points [h, w, 2] lie outside the ellipse round hair, ears and chin, in inter-ocular
     distances; negative inside."""
     centre = face.points[NOSE_BRIDGE] + HEAD_BELOW * face.unit_px * face.down
     places = (grid - centre) @ np.stack([face.right, face.down]).T / face.unit_px
     return (np.hypot(*np.moveaxis(places / HEAD_RADII, -1, 0)) - 1.0) * min(HEAD_RADII)
-
-
-def _distance_to_segments(grid: Points, starts: Points, ends: Points) -> Points:
-    """Distance [h, w] of grid points [h, w, 2] to the nearest of the segments between starts and ends [N, 2]."""
-    nearest = np.full(grid.shape[:2], np.inf)
-    for start, end in zip(starts, ends, strict=True):
-        along = end - start
-        share = np.clip((grid - start) @ along / (along @ along), 0.0, 1.0)
-        nearest = np.minimum(nearest, np.hypot(*np.moveaxis(grid - start - share[..., None] * along, -1, 0)))
-    return nearest
-
-
-def _enlarge(coarse: Points, rows: Points, columns: Points, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Values at the grid rows x columns, linearly interpolated at every pixel: float32 [H, W]."""
-    weights = []
-    for knots, count in zip((rows, columns), shape_hw, strict=True):
-        hats = [np.interp(np.arange(count), knots, row) for row in np.eye(len(knots))]
-        weights.append(np.stack(hats, axis=1).astype(np.float32))
-    return np.clip(weights[0] @ coarse.astype(np.float32) @ weights[1].T, 0.0, 1.0)

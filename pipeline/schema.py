@@ -198,7 +198,8 @@ class TuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class EditConfig:
-    """The drag: `points` are [x, y, x2, y2] in photo pixels; `mask` is a PNG in photo pixels, white may change."""
+    """The drag: `points` are [x, y, x2, y2] in photo pixels; `mask` is a PNG in photo pixels, white may change;
+    `auto_mask` lets points given by hand change their surroundings only, where there is no mask."""
 
     KEY: ClassVar[str] = "edit"
     points: list[list[float]] = knob([])
@@ -206,8 +207,9 @@ class EditConfig:
     strength: float = knob(1.0, -3, 3)
     method: str = knob("auto", choices=("auto", "points", "landmarks", "published"))
     mask: str | None = knob(None, path=True)
+    auto_mask: bool = True
     steps: int = knob(120, 1, 10000)
-    lr: float = knob(0.02, above=0, high=1)
+    lr: float = knob(0.01, above=0, high=1)
     r1_px: float = knob(3.0, above=0, high=512)
     r2_px: float = knob(12.0, above=0, high=512)
     mask_weight: float = knob(1.0, 0)

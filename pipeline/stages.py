@@ -27,6 +27,7 @@ from data.photo import Photo, PhotoFormat, read_mask
 from editing.blend import blend_difference
 from editing.drag import DragSettings, drag
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
+from editing.masks import EYES_APART, automatic_mask
 from editing.points import Drag
 from editing.presets import preset_drag, preset_landmarks
 from editing.published import PublishedSettings, drag_published
@@ -228,13 +229,18 @@ def sampled_crop(sampled: Sampled) -> Crop:
 def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
     """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks.
 
-    The mask is the user's times the preset's. Raises NoFaceError when a preset finds no landmarks.
+    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. Raises NoFaceError when a
+    preset finds no landmarks.
     """
     shape = crop.alignment.photo_shape
     mask = None if config.mask is None else read_mask(config.mask, shape)
     if config.preset is None:
         points = np.array([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 4)
-        return Drag(points[:, :2], points[:, 2:], mask)
+        handles, targets = points[:, :2], points[:, 2:]
+        if mask is None and config.auto_mask:
+            unit_px = EYES_APART * crop.alignment.size * crop.alignment.photo_px_per_crop_px
+            mask = automatic_mask(handles, targets, unit_px, shape)
+        return Drag(handles, targets, mask)
     asked = preset_drag(config.preset, _preset_face(crop, config.preset), config.strength, shape)
     if mask is None or asked.mask is None:
         return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)

@@ -34,7 +34,7 @@ from tests.tiny import tiny_generator
 SIZE = 64
 CENTRES = ((20.0, 30.0), (44.0, 34.0))
 REACH_PX = 5.0
-QUICK = DragSettings(steps=60, lr=0.05, frame_every=0)
+QUICK = DragSettings(steps=60, lr=0.05, frame_every=0, feature_resolution=32)
 
 
 class Parts(nn.Module):
@@ -309,8 +309,15 @@ def test_a_step_on_a_real_network_brings_the_features_along() -> None:
     """After one small step the features one pixel onward are more like the handle's than before, measured afresh."""
     generator = tiny_generator(64)
     w = random_w(generator)
-    edited = drag(generator, w, None, [[30.5, 30.5]], [[36.5, 30.5]], settings=DragSettings(steps=1, lr=0.005))
-    session = DragSession(generator, w, settings=DragSettings(lr=0.005))
+    edited = drag(
+        generator,
+        w,
+        None,
+        [[30.5, 30.5]],
+        [[36.5, 30.5]],
+        settings=DragSettings(steps=1, lr=0.005, feature_resolution=32),
+    )
+    session = DragSession(generator, w, settings=DragSettings(lr=0.005, feature_resolution=32))
     session.start([[30.5, 30.5]], [[36.5, 30.5]])
     session.step()
     before, after = generator.features(w, 32)[0], generator.features(session.w, 32)[0]
@@ -382,7 +389,9 @@ def test_any_size_and_dtype(size: int, dtype: torch.dtype) -> None:
 def test_only_the_selected_layers_move() -> None:
     generator = tiny_generator(64)
     w = random_w(generator)
-    edited = drag(generator, w, None, [[20.0, 30.0]], [[29.0, 33.0]], settings=DragSettings(steps=3, w_layers=2))
+    edited = drag(
+        generator, w, None, [[20.0, 30.0]], [[29.0, 33.0]], settings=DragSettings(steps=3, lr=0.02, w_layers=2)
+    )
     assert torch.equal(edited.w[:, 2:], w[:, 2:])
     assert ((edited.w - w)[:, :2].abs().amax(dim=2) > 0).all()
 
@@ -575,9 +584,9 @@ class Shape(Parts):
 
 def test_block_and_layers_come_from_the_generator() -> None:
     generator = tiny_generator(64)
-    assert pick_resolution(generator, 0) == 32
+    assert pick_resolution(generator, 0) == 64
     assert pick_resolution(tiny_generator(16), 0) == 16
-    assert [pick_resolution(Shape(size), 0) for size in (128, 256, 512, 1024)] == [64, 128, 128, 128]
+    assert [pick_resolution(Shape(size), 0) for size in (128, 256, 512, 1024)] == [128, 128, 128, 128]
     assert pick_layers(generator, 0, 32) == generator.ws_used_by(32) == 7
     assert pick_layers(Shape(512), 0, 128) == 9
     assert pick_layers(generator, 0, 8) == generator.ws_used_by(8) == 3

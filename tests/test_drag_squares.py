@@ -16,7 +16,7 @@ from tests.inversions import seeded
 from tests.tiny import tiny_generator
 
 HANDLES, TARGETS = [[40.3, 50.8], [90.0, 60.0], [3.0, 125.0]], [[52.0, 44.0], [90.0, 60.0], [9.0, 118.0]]
-SETTINGS = DragSettings(steps=12, frame_every=0, feature_resolution=64)
+SETTINGS = DragSettings(steps=12, lr=0.02, frame_every=0, feature_resolution=64)
 
 
 @pytest.fixture(scope="module")
