@@ -110,7 +110,8 @@ def test_dragged(make: Callable[[], Generator]) -> None:
     middle = (generator.resolution - 1) / 2
     ws, handle = start_latent(generator, 5), [[middle, middle]]
     target = [[middle + generator.resolution / 16, middle]]
-    edited = drag(generator, ws, None, handle, target, settings=DragSettings(steps=60, frame_every=0, pull_weight=0.0))
+    settings = DragSettings(steps=60, lr=0.02, frame_every=0, pull_weight=0.0)
+    edited = drag(generator, ws, None, handle, target, settings=settings)
     assert edited.metrics["distance_after_px"] < 0.8 * edited.metrics["distance_before_px"]
     assert edited.image.shape == (1, 3, generator.resolution, generator.resolution)
 
