@@ -22,6 +22,7 @@ from inversion.metrics import perceptual_distance
 from inversion.optimisation import StepInfo
 from inversion.pivotal import apply_delta, tune
 from inversion.projector import project
+from pipeline.counting import counting_of
 from pipeline.editability import PresetOutcome, try_presets
 from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.pictures import image_u8
@@ -98,7 +99,9 @@ def run_course(path: Path, words: Sequence[str]) -> Result:
     generator = tools.generator.module
     crop = aligned_crop(load_face(path, generator.resolution))
     course = Course(torch.from_numpy(crop.image), tools)
-    targets = Targets(course.target, tools.perceptual)
+    stats, device = tools.generator.stats, course.target.device
+    counting = counting_of(config.invert, crop, generator, stats, tools.perceptual, config.seed, device)
+    targets = Targets(course.target, tools.perceptual, counting)
 
     def watch_pivot(info: StepInfo) -> None:
         if info.step % max(1, info.total // MEASURED):
@@ -123,7 +126,7 @@ def run_course(path: Path, words: Sequence[str]) -> Result:
         course.start()
 
     rng = torch.Generator().manual_seed(config.seed)
-    settings, stats = projector_settings(config.invert), tools.generator.stats
+    settings = projector_settings(config.invert)
     course.start()
     inversion = project(generator, targets, settings, rng, on_step=watch_pivot, stats=stats)
     course.stop()
