@@ -79,10 +79,9 @@ class DragState:
     """One moment of a drag; never changed, so keeping a state is keeping a snapshot.
 
     code [1, layers, D] is the latent's move along `DragTask.axes`; features (a map [1, C, r, r] or squares) carry the
-    graph from it;
-    points [N, 2] in feature pixels; lost [N] bool; distance_px [N] to the targets, in crop pixels. `best_*` belong to
-    the state of least mean distance so far; `mark` is (step, mean distance) of the last real progress, `mark_points`
-    the points there and `way_px` the mean way of the moving ones since, in crop pixels.
+    graph from it; points [N, 2] in feature pixels; lost [N] bool; distance_px [N] to the targets, in crop pixels.
+    `best_*` belong to the state of least mean distance so far; `mark` is (step, mean distance) of the last real
+    progress, `mark_points` the points there and `way_px` the mean way of the moving ones since, in crop pixels.
     """
 
     step: int

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.errors import UsageError
 from editing.drag import DragStep, Edited, StopReason, to_frame
-from editing.drag_task import PAPER_SIZE_PX, check_start, keep_mask, pick_stop
+from editing.drag_task import PAPER_SIZE_PX, check_start, keep_mask, pick_resolution, pick_stop
 from editing.points import PointsLike, check_pairs
 from editing.trackers import disc_offsets, sample, search
 from inversion.generators.protocol import Generator, NoiseMaps
 
-BLOCK = 6  # the paper's "sixth block": 128 px
 LAYERS = 6
 
 
@@ -68,6 +66,7 @@ class _Scene:
         return loss + self.mask_weight * ((features - first).abs() * self.keep).mean()
 
 
+@torch.enable_grad()
 def drag_published(
     generator: Generator,
     w: Tensor,
@@ -90,8 +89,7 @@ def drag_published(
     radius, stop_px = round(settings.r2_px * size / PAPER_SIZE_PX), pick_stop(settings.stop_px, size, len(points))
     leaf = scene.w[:, : scene.layers].clone().requires_grad_(True)
     optimizer = torch.optim.Adam([leaf], lr=settings.lr)
-    with torch.enable_grad():
-        ws, image, features = scene.draw(leaf)
+    ws, image, features = scene.draw(leaf)
     first, template = features.detach(), sample(features.detach(), points)[:, None]
     while (reason := _verdict((scene.targets - points).norm(dim=1), stop_px, step, settings.steps)) is None:
         if should_stop is not None and should_stop():
@@ -143,21 +141,13 @@ def _prepare(
         noise=noise,
         w=w.detach(),
         layers=min(settings.w_layers or LAYERS, generator.num_ws),
-        at=_block(generator, settings.feature_resolution),
+        at=pick_resolution(generator, settings.feature_resolution),
         targets=torch.as_tensor(goal).to(w),
         patch=disc_offsets(settings.r1_px * size / PAPER_SIZE_PX, w),
         keep=keep_mask(mask_crop, size, size, settings.mask_weight, w),
         mask_weight=settings.mask_weight,
     )
     return scene, torch.as_tensor(start).to(w)
-
-
-def _block(generator: Generator, wanted: int) -> int:
-    """Height of the block that is dragged."""
-    blocks = generator.block_resolutions
-    if wanted and wanted not in blocks:
-        raise UsageError(f"edit.feature_resolution is {wanted}; this generator has {blocks}, and 0 means automatic.")
-    return wanted or blocks[min(BLOCK, len(blocks)) - 1]
 
 
 def _motion_loss(features: Tensor, points: Tensor, targets: Tensor, patch: Tensor) -> Tensor:

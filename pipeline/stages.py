@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ from pipeline.progress import Console, checkpointed_steps, watched_steps
 if TYPE_CHECKING:
     from pipeline.models import LoadedGenerator
     from pipeline.schema import AlignConfig, BlendConfig, EditConfig, InvertConfig, SampleConfig, TuneConfig
+
+S = TypeVar("S", DragSettings, PublishedSettings)
 
 FACE_VIEW = WHOLE_AND_FACE_VIEWS[1]
 """The part of an FFHQ crop that dlib's face network was trained to see."""
@@ -274,9 +276,11 @@ def edit(
     locator = None if by_features else _locator(config, start, crop, console)
     with watched_steps(console, title) as on_step:
         if config.method == "published":
-            edited = drag_published(generator, w, noise, handles, targets, mask, _published_settings(config), on_step)
+            edited = drag_published(
+                generator, w, noise, handles, targets, mask, _settings_of(PublishedSettings, config), on_step
+            )
         elif locator is None:
-            edited = drag(generator, w, noise, handles, targets, mask, _drag_settings(config), on_step)
+            edited = drag(generator, w, noise, handles, targets, mask, _settings_of(DragSettings, config), on_step)
         else:
             moves, settings = targets - handles, _landmark_settings(config)
             edited = drag_landmarks(generator, w, noise, locator, moves, mask, settings, on_step)
@@ -295,33 +299,9 @@ def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> 
     return replace(dragged, mask=_product(dragged.mask, mask_on_photo(mask, alignment)))
 
 
-def _drag_settings(config: EditConfig) -> DragSettings:
-    return DragSettings(
-        steps=config.steps,
-        lr=config.lr,
-        r1_px=config.r1_px,
-        r2_px=config.r2_px,
-        mask_weight=config.mask_weight,
-        pull_weight=config.pull_weight,
-        feature_resolution=config.feature_resolution,
-        w_layers=config.w_layers,
-        stop_px=config.stop_px,
-        frame_every=config.frame_every,
-    )
-
-
-def _published_settings(config: EditConfig) -> PublishedSettings:
-    return PublishedSettings(
-        steps=config.steps,
-        lr=config.lr,
-        r1_px=config.r1_px,
-        r2_px=config.r2_px,
-        mask_weight=config.mask_weight,
-        feature_resolution=config.feature_resolution,
-        w_layers=config.w_layers,
-        stop_px=config.stop_px,
-        frame_every=config.frame_every,
-    )
+def _settings_of(kind: type[S], config: EditConfig) -> S:
+    """The settings of a way to drag, whose fields have the names of the config's."""
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})
 
 
 def _landmark_settings(config: EditConfig) -> LandmarkSettings:

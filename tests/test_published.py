@@ -39,7 +39,7 @@ def test_a_part_is_dragged_where_it_was_asked() -> None:
     assert edited.tracks.shape == (edited.steps + 1, 1, 2)
 
 
-def test_mask_radii_layers_and_block_follow_the_paper() -> None:
+def test_the_mask_holds_and_only_the_asked_layers_move() -> None:
     generator = tiny_generator(64)
     w = random_w(generator)
     mask = torch.zeros(1, 1, 64, 64)

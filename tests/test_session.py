@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,17 @@ def test_a_target_moved_while_the_drag_runs_is_where_it_ends(parts: Parts) -> No
 
 
 def test_a_mask_set_while_the_drag_runs_counts(parts: Parts) -> None:
-    session = DragSession(parts, START, settings=QUICK)
+    firm = replace(QUICK, mask_weight=20.0)
+    session = DragSession(parts, START, settings=firm)
     session.start([CENTRES[0]], [(27.0, 30.0)])
     session.step()
     session.set_mask(half_mask())
     session.run()
+    free = DragSession(parts, START, settings=firm)
+    free.start([CENTRES[0]], [(27.0, 30.0)])
+    free.run()
+    changed = [(parts.features(s.w, 32) - parts.features(START, 32))[..., 20:].abs().mean() for s in (session, free)]
+    assert float(changed[0]) < 0.9 * float(changed[1])
     assert session.edits[0].mask is not None
     with pytest.raises(UsageError, match="mask has the shape"):
         session.start([CENTRES[0]], [(27.0, 30.0)], torch.ones(1, 1, 8, 8))

@@ -42,7 +42,7 @@ def test_squares_are_parts_of_the_map(
         assert torch.allclose(first, second, atol=1e-4 * float(second.abs().max()))
 
 
-def test_squares_outside_the_map_are_zero(generator: StyleGAN2) -> None:
+def test_squares_outside_the_map_are_zero() -> None:
     features = torch.ones(1, 2, 8, 8)
     found = cut_squares(features, torch.tensor([[-2, 6], [3, 3]]), 4)
     assert found[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
