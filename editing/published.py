@@ -20,12 +20,14 @@ from editing.trackers import disc_offsets, sample, search
 from inversion.generators.protocol import Generator, NoiseMaps
 
 LAYERS = 6
+WHOLE_PX = 0.71  # half a pixel's diagonal: as near as a search in whole pixels is sure to get
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedSettings:
     """The paper's numbers: `lr` of Adam in W, radii in pixels of a 512 px picture, the block's height (0: the sixth),
-    moved W+ layers (0: six), and `stop_px` in crop pixels (0: 1 px of 512, 2 px for more than five points)."""
+    moved W+ layers (0: six), and `stop_px` in crop pixels (0: 1 px of 512, twice that for more than five points, but no
+    less than whole pixels can promise)."""
 
     steps: int = 300
     lr: float = 2e-3
@@ -86,7 +88,8 @@ def drag_published(
     settings = settings or PublishedSettings()
     scene, points = _prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings)
     size, tracks, frames, step = generator.resolution, [points], [], 0
-    radius, stop_px = round(settings.r2_px * size / PAPER_SIZE_PX), pick_stop(settings.stop_px, size, len(points))
+    radius = round(settings.r2_px * size / PAPER_SIZE_PX)
+    stop_px = settings.stop_px or max(pick_stop(0.0, size, len(points)), WHOLE_PX * pick_stop(0.0, PAPER_SIZE_PX, len(points)))
     leaf = scene.w[:, : scene.layers].clone().requires_grad_(True)
     optimizer = torch.optim.Adam([leaf], lr=settings.lr)
     ws, image, features = scene.draw(leaf)
