@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from editing.drag_task import MAX_STEP_PX, DragSettings, DragTask, distance_px, latent, prepare
+from editing.drag_losses import total_loss
+from editing.drag_task import DragSettings, DragTask, Person, distance_px, latent, maps_of, prepare
+from editing.following import Trail, follow, set_out
 from editing.points import Drag, PointsLike
-from editing.squares import Seen, look, mask_loss, size_of
-from editing.trackers import FeatureMap, crop_from_feature, sample, track
+from editing.squares import Seen, look
+from editing.trackers import Levels, crop_from_feature
 from inversion.generators.protocol import Generator, NoiseMaps, Squared
 
 __all__ = [
@@ -33,18 +35,15 @@ __all__ = [
     "advance",
     "begin",
     "drag",
-    "motion_loss",
     "prepare",
     "verdict",
 ]
 
 StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped"]
 
-HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly holds them better (measured)
-LOST_RATIO = 0.9  # of the feature difference to a random place: such a match is no match
 LOST_STEPS = 8
-STALL_STEPS = 30
-STALL_GAIN = 0.01  # of the first distance: less progress than this in STALL_STEPS is none
+STALL_STEPS = 12
+STALL_GAIN = 0.015  # of the first distance: less progress than this in STALL_STEPS is none
 TO_AND_FRO = 4.0  # times as long a way as it leads: such handles swing, and others stand
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -78,17 +77,19 @@ class Edited:
 class DragState:
     """One moment of a drag; never changed, so keeping a state is keeping a snapshot.
 
-    code [1, layers, D] is the latent's move along `DragTask.axes`; features (a map [1, C, r, r] or squares) carry the
-    graph from it; points [N, 2] in feature pixels; lost [N] bool; distance_px [N] to the targets, in crop pixels.
+    code [1, layers, D] is the latent's move along `DragTask.axes`; features (whole maps or squares) carry the graph
+    from it; points [N, 2] in feature pixels; lost [N] bool; `trail` is the tracker's; distance_px [N] to the targets,
+    in crop pixels.
     `best_*` belong to the state of least mean distance so far; `mark` is (step, mean distance) of the last real
     progress, `mark_points` the points there and `way_px` the mean way of the moving ones since, in crop pixels.
     """
 
     step: int
     code: Tensor
-    features: Tensor | Seen
+    features: Levels | Seen
     points: Tensor
     lost: Tensor
+    trail: Trail
     moments: tuple[Tensor, Tensor]
     loss: float
     distance_px: Tensor
@@ -111,14 +112,17 @@ def drag(
     settings: DragSettings | None = None,
     on_step: Callable[[DragStep], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    person: Person | None = None,
 ) -> Edited:
     """Move the handles to their targets by changing the latent (DragGAN, Pan et al. 2023).
 
     w [1, L, D]; handles and targets [N, 2] in crop pixels; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
-    change. The result is the best state seen: the one with the least mean distance between tracked handles and targets.
+    change; `person` is asked where `settings.person_weight` is not 0. The result is the best state seen: the one with
+    the least mean distance between tracked handles and targets.
     UsageError for points, masks, latents or settings that do not fit the generator.
     """
-    task = prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings or DragSettings())
+    settings = settings or DragSettings()
+    task = prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings, person=person)
     state = begin(task)
     tracks, frames = [crop_points(task, state)], film(task, state)
     while (reason := verdict(task, state)) is None:
@@ -145,6 +149,7 @@ def begin(task: DragTask) -> DragState:
         features=features,
         points=task.handles,
         lost=torch.zeros(len(task.handles), dtype=torch.bool, device=code.device),
+        trail=set_out(task),
         moments=(torch.zeros_like(code), torch.zeros_like(code)),
         loss=0.0,
         distance_px=distance,
@@ -159,29 +164,30 @@ def begin(task: DragTask) -> DragState:
 
 
 def advance(task: DragTask, state: DragState) -> DragState:
-    """One step: supervise, move the latent, find the handles again; the tracking pass serves the next gradient."""
-    loss = total_loss(task, state)
-    (gradient,) = torch.autograd.grad(loss, state.code)
-    code, moments = adam(task, state, gradient)
-    features, code = render_features(task, code, state.points, state.step + 1)
+    """`pulls` steps of supervision, then the handles are found again; the tracking pass serves the next gradient."""
+    code, features, moments, loss, step = state.code, state.features, state.moments, state.loss, state.step
+    for _ in range(min(task.settings.pulls, task.settings.steps - state.step)):
+        total = total_loss(task, code, features, state.points, state.lost, state.trail)
+        (gradient,) = torch.autograd.grad(total, code)
+        code, moments = adam(task, code, moments, gradient, step + 1)
+        features, code = render_features(task, code, state.points, step + 1)
+        loss, step = float(total.detach()), step + 1
     with torch.no_grad():
-        found = track(near(features), task.template, state.points, task.match_patch, task.search_px)
-    lost = ~(found.residual <= LOST_RATIO * task.typical)
-    points = torch.where(lost[:, None], state.points, found.points)
+        points, lost, trail = follow(task, state.trail, state.points, near(features))
     distance = distance_px(task, points)
     mean = float(distance.mean())
     all_lost = bool(lost[task.moving].all())
     better = mean < state.best_px and not all_lost
     gained = mean < state.mark[1] - STALL_GAIN * float(distance_px(task, task.handles).mean())
-    step = state.step + 1
     return DragState(
         step=step,
         code=code,
         features=features,
         points=points,
         lost=lost,
+        trail=trail,
         moments=moments,
-        loss=float(loss.detach()),
+        loss=loss,
         distance_px=distance,
         lost_steps=state.lost_steps + 1 if all_lost else 0,
         best_step=step if better else state.best_step,
@@ -215,81 +221,30 @@ def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
     return float(way.mean()) * task.generator.resolution / task.resolution if len(way) else 0.0
 
 
-def total_loss(task: DragTask, state: DragState) -> Tensor:
-    """Motion supervision of moving pairs, hold of anchors, the mask's term, and the pull to the start latent.
-
-    Feature differences count in standard deviations of the start features, so that the weights mean the same on every
-    generator.
-    """
-    seen = near(state.features)
-    loss = motion_loss(seen, state.points, task.targets, task.patch, ~state.lost & task.moving)
-    loss = loss / task.feature_std + HOLD_WEIGHT * hold_loss(seen, task)
-    loss = loss + task.settings.pull_weight * state.code.square().mean()
-    return loss + task.settings.mask_weight * kept_loss(task, state.features)
-
-
-def kept_loss(task: DragTask, features: Tensor | Seen) -> Tensor | float:
-    """Mean change of the features where the mask holds, in standard deviations."""
-    if task.keep is None:
-        return 0.0
-    if isinstance(features, Tensor):
-        return (size_of(features - task.start_features, task.feature_std) * task.keep).mean()
-    assert task.squares is not None
-    assert task.squares.kept is not None
-    return mask_loss(task.squares.kept, features, task.feature_std)
-
-
-def hold_loss(features: FeatureMap, task: DragTask) -> Tensor | float:
-    """Mean |F(q) - F0(q)| over discs round the anchors, in standard deviations: what stands there at the start shall
-    stay there."""
-    anchors = ~task.moving
-    if not bool(anchors.any()):
-        return 0.0
-    around = task.handles[:, None] + task.patch
-    change = sample(features, around) - sample(task.start_features, around)
-    return size_of(change[anchors], task.feature_std).mean()
-
-
-def near(features: Tensor | Seen) -> FeatureMap:
+def near(features: Levels | Seen) -> Levels:
     """What the points look at."""
     return features.near if isinstance(features, Seen) else features
 
 
-def motion_loss(features: FeatureMap, points: Tensor, targets: Tensor, patch: Tensor, alive: Tensor) -> Tensor:
-    """Mean |sg F(q) - F(q + d)| over discs q round the living points (DragGAN eq. 1), a scalar.
-
-    features [1, C, r, r]; points, targets [N, 2]; patch [K, 2] offsets of the disc; alive [N] bool. d points to the
-    target and is MAX_STEP_PX long, or shorter where less remains, so that a handle can land between two pixels.
-    """
-    remaining = targets - points
-    length = remaining.norm(dim=1, keepdim=True)
-    move = remaining * (MAX_STEP_PX / length.clamp_min(MAX_STEP_PX))
-    around = points[:, None] + patch
-    source = sample(features, around).detach()
-    moved = sample(features, around + move[:, None])
-    per_point = (moved - source).abs().mean(dim=(1, 2))
-    return (per_point * alive).sum() / alive.sum().clamp_min(1)
-
-
-def adam(task: DragTask, state: DragState, gradient: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The next code and moments after one Adam step (Kingma and Ba 2015)."""
+def adam(
+    task: DragTask, code: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor, t: int
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The next code and moments after one Adam step, the t-th (Kingma and Ba 2015)."""
     beta1, beta2 = ADAM_BETAS
-    t = state.step + 1
-    first = beta1 * state.moments[0] + (1 - beta1) * gradient
-    second = beta2 * state.moments[1] + (1 - beta2) * gradient.square()
+    first = beta1 * moments[0] + (1 - beta1) * gradient
+    second = beta2 * moments[1] + (1 - beta2) * gradient.square()
     move = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + ADAM_EPS)
-    return state.code.detach() - task.settings.lr * move, (first, second)
+    return code.detach() - task.settings.lr * move, (first, second)
 
 
-def render_features(task: DragTask, code: Tensor, points: Tensor, step: int) -> tuple[Tensor | Seen, Tensor]:
-    """Features [1, C, r, r] with their graph, or squares round the points, and the code as the leaf that the graph ends
-    in."""
+def render_features(task: DragTask, code: Tensor, points: Tensor, step: int) -> tuple[Levels | Seen, Tensor]:
+    """Whole maps with their graph, or squares round the points, and the code as the leaf that the graph ends in."""
     leaf, generator, plan = code.detach().requires_grad_(True), task.generator, task.squares
     with torch.enable_grad():
         ws = latent(task, leaf)
         if plan is not None and isinstance(generator, Squared) and anchors_in_reach(task, plan.reach, points):
             return look(generator, ws, task.noise, task.resolution, plan, points, step), leaf
-        return generator.features(ws, task.resolution, "const", task.noise), leaf
+        return Levels(tuple(maps_of(generator, ws, task.levels, task.noise)), task.start.scales), leaf
 
 
 def anchors_in_reach(task: DragTask, reach_px: float, points: Tensor) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,16 +12,22 @@ from torch.nn import functional as F
 
 from data.errors import UsageError
 from editing.axes import LatentAxes, latent_axes
+from editing.following import learned_filters
 from editing.points import PointsLike, check_pairs
 from editing.squares import Plan, plan
-from editing.trackers import REFINE_REACH_PX, disc_offsets, feature_from_crop, sample
-from inversion.generators.protocol import Generator, NoiseMaps
+from editing.trackers import REFINE_REACH_PX, Levels, disc_offsets, feature_from_crop, sample
+from inversion.generators.protocol import Generator, Layered, NoiseMaps
+
+TrackerName = Literal["nearest", "line_search", "filter"]
+Supervision = Literal["present", "original", "both", "gated"]
+Person = Callable[[Tensor], Tensor]
+"""How far a picture [1, 3, R, R] is from showing the person of the start: a differentiable scalar."""
 
 PAPER_SIZE_PX = 512  # the size in which the paper's radii and stop distance are given
 AUTO_BLOCK_PX = 128  # the feature block that is chosen when none is asked for
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
+LEAST_LEVEL_PX = 32  # coarser maps hardly tell where a point is
 MIN_DISC_PX = 1.0  # feature pixels
-MIN_MATCH_PX = 1.0  # feature pixels
 MIN_SEARCH_PX = 2  # feature pixels
 MAX_STEP_PX = 1.0  # feature pixels a patch is asked to move in one step
 MIN_STOP_PX = 0.35  # crop pixels: finer than the tracker can tell on a small crop
@@ -32,11 +40,20 @@ class DragSettings:
 
     `lr` is the step in standard deviations of the generator's latents; `r1_px`, `r2_px` are the supervision and search
     radii of a 512 px image and scale with the crop; `stop_px` is in crop pixels; `frame_every` 0 renders no frames;
-    `pull_weight` holds the latent near its start (mean squared distance in standard deviations).
+    `pull_weight` holds the latent near its start (mean squared distance in standard deviations); `person_weight` is of
+    a `Person`, which asks for a picture every step.
+
+    `tracker` finds the handles again: nearest features (DragGAN), line_search (FreeDrag) or filter (StableDrag).
+    `supervision` is what shall come to stand a step nearer to the target: what stands at the handle at present
+    (DragGAN), what stood there originally (GoodDrag), both, or gated: the original where the present is in doubt
+    (StableDrag). `pulls` are the steps from one tracking to the next.
     """
 
     steps: int = 120
-    lr: float = 0.01
+    lr: float = 0.05
+    tracker: TrackerName = "nearest"
+    supervision: Supervision = "original"
+    pulls: int = 1
     r1_px: float = 3.0
     r2_px: float = 12.0
     mask_weight: float = 1.0
@@ -44,14 +61,22 @@ class DragSettings:
     w_layers: int = 0
     stop_px: float = 0.0
     frame_every: int = 2
-    pull_weight: float = 1.0
+    pull_weight: float = 0.1
+    person_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("tracker", self.tracker, get_args(TrackerName)),
+            ("supervision", self.supervision, get_args(Supervision)),
+        ):
+            if value not in allowed:
+                raise UsageError(f"edit.{name} is {value}; it must be one of {', '.join(allowed)}.")
+        _check_range("pulls", self.pulls, 1, 100)
         _check_range("steps", self.steps, 0, 100_000)
         _check_range("lr", self.lr, 1e-8, 10.0)
         _check_range("r1_px", self.r1_px, 0.0, PAPER_SIZE_PX)
         _check_range("r2_px", self.r2_px, 0.0, PAPER_SIZE_PX)
-        for name in ("mask_weight", "pull_weight", "stop_px"):
+        for name in ("mask_weight", "pull_weight", "person_weight", "stop_px"):
             _check_range(name, getattr(self, name), 0.0, 1e9)
         for name in ("feature_resolution", "w_layers", "frame_every"):
             _check_range(name, getattr(self, name), 0, 100_000)
@@ -61,10 +86,11 @@ class DragSettings:
 class DragTask:
     """What stays fixed during a drag; points and lengths in feature pixels unless the name says otherwise.
 
-    handles, targets [N, 2]; moving [N] bool is False for anchors, pairs that start within the stop distance; template
-    [N, K, C] the handles' first features at the offsets match_patch [K, 2]; typical [N] their mean squared difference
-    to a random place; start_features [1, C, r, r]; keep [1, 1, r, r] is 1 where nothing may change, or None; patch
-    [K, 2] offsets of the supervision disc; squares is the plan of a drag that does not compute whole maps.
+    handles, targets [N, 2]; moving [N] bool is False for anchors, pairs that start within the stop distance; `start`
+    the maps of the start at `levels`, finest first, each scaled to its standard deviation and so that all levels weigh
+    the same; template [N, K, C] what they show at the offsets patch [K, 2] round the handles; typical [N] its mean
+    squared difference to a random place; keep [1, 1, r, r] is 1 where nothing may change, or None; filters [N, C] of
+    the tracker `filter`; squares is the plan of a drag that does not compute whole maps.
     """
 
     generator: Generator
@@ -79,14 +105,16 @@ class DragTask:
     moving: Tensor
     template: Tensor
     typical: Tensor
-    start_features: Tensor
-    feature_std: float
+    levels: tuple[int, ...]
+    start: Levels
+    stds: tuple[float, ...]
     keep: Tensor | None
     patch: Tensor
-    match_patch: Tensor
     search_px: int
     stop_px: float
     squares: Plan | None
+    filters: Tensor | None
+    person: Person | None
 
 
 def prepare(
@@ -98,24 +126,25 @@ def prepare(
     mask_crop: Tensor | None,
     settings: DragSettings,
     axes: LatentAxes | None = None,
+    person: Person | None = None,
 ) -> DragTask:
     """Check the arguments of `drag` and compute what stays fixed; `axes` saves measuring them again."""
     check_start(generator, w)
     size = generator.resolution
     start, goal = check_pairs(handles_crop, targets_crop, size)
     resolution = pick_resolution(generator, settings.feature_resolution)
+    levels = pick_levels(generator, resolution)
     handles, targets = (feature_from_crop(torch.as_tensor(p).to(w), size, resolution) for p in (start, goal))
     w = w.detach()
     with torch.no_grad():
-        features = generator.features(w, resolution, "const", noise)
-    match_patch = disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_MATCH_PX), w)
-    template = sample(features, handles[:, None] + match_patch)
-    stop_px = pick_stop(settings.stop_px, size, len(start))
+        maps = maps_of(generator, w, levels, noise)
+    stds = tuple(max(float(x.std()), 1e-8) for x in maps)
+    shown = Levels(tuple(maps), scales_of(maps, stds))
     patch = disc_offsets(max(settings.r1_px * resolution / PAPER_SIZE_PX, MIN_DISC_PX), w)
+    stop_px = pick_stop(settings.stop_px, size, len(start))
     search_px = max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX)
     keep = keep_mask(mask_crop, size, resolution, settings.mask_weight, w)
-    looked = float(torch.maximum(match_patch.abs().max(), patch.abs().max() + MAX_STEP_PX))
-    reach = search_px + REFINE_REACH_PX + looked
+    reach = search_px + REFINE_REACH_PX + float(patch.abs().max()) + MAX_STEP_PX
     return DragTask(
         generator=generator,
         noise=noise,
@@ -127,17 +156,33 @@ def prepare(
         handles=handles,
         targets=targets,
         moving=(targets - handles).norm(dim=1) * (size / resolution) > stop_px,
-        template=template,
-        typical=typical_difference(features, sample(features, handles)),
-        start_features=features,
-        feature_std=max(float(features.std()), 1e-8),
+        template=sample(shown, handles[:, None] + patch),
+        typical=typical_difference(shown, handles),
+        levels=levels,
+        start=shown,
+        stds=stds,
         keep=keep,
         patch=patch,
-        match_patch=match_patch,
         search_px=search_px,
         stop_px=stop_px,
-        squares=plan(generator, w, noise, features, len(start), reach, keep),
+        squares=plan(generator, w, noise, maps[0], len(start), reach, keep, shown.scales),
+        filters=learned_filters(shown, handles) if settings.tracker == "filter" else None,
+        person=person if settings.person_weight else None,
     )
+
+
+def maps_of(generator: Generator, ws: Tensor, levels: tuple[int, ...], noise: NoiseMaps | None) -> list[Tensor]:
+    """The feature maps [1, C, r, r] of the levels."""
+    if len(levels) > 1 and isinstance(generator, Layered):
+        return generator.feature_maps(ws, levels, "const", noise)
+    return [generator.features(ws, level, "const", noise) for level in levels]
+
+
+def scales_of(maps: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, ...]:
+    """Factors with which mean squares over the values of all maps are the mean of those of each, in standard
+    deviations."""
+    channels = sum(x.shape[1] for x in maps) / len(maps)
+    return tuple((channels / x.shape[1]) ** 0.5 / std for x, std in zip(maps, stds, strict=True))
 
 
 def check_start(generator: Generator, w: Tensor) -> None:
@@ -146,10 +191,15 @@ def check_start(generator: Generator, w: Tensor) -> None:
         raise UsageError(f"A drag takes w of [1, {generator.num_ws}, {generator.w_dim}], not {list(w.shape)}.")
 
 
-def typical_difference(features: Tensor, values: Tensor) -> Tensor:
-    """Mean squared difference [N] of values [N, C] to all places of features [1, C, r, r]: variance plus bias."""
-    flat = features[0].flatten(1)
-    return (flat.var(dim=1, correction=0) + (values - flat.mean(dim=1)).square()).mean(dim=1)
+def typical_difference(features: Levels, points: Tensor) -> Tensor:
+    """Mean squared difference [N] of the values at points [N, 2] to those of all places: variance plus bias."""
+    values, parts = sample(features, points), []
+    for part, scale in zip(features.maps, features.scales, strict=True):
+        assert isinstance(part, Tensor), "typical differences are those of whole maps"
+        flat, own = part[0].flatten(1) * scale, values[:, : part.shape[1]]
+        values = values[:, part.shape[1] :]
+        parts.append(flat.var(dim=1, correction=0) + (own - flat.mean(dim=1)).square())
+    return torch.cat(parts, dim=1).mean(dim=1)
 
 
 def latent(task: DragTask, code: Tensor) -> Tensor:
@@ -176,6 +226,19 @@ def pick_resolution(generator: Generator, wanted: int) -> int:
     if wanted not in blocks:
         raise UsageError(f"edit.feature_resolution is {wanted}; this generator has {blocks}, and 0 means automatic.")
     return wanted
+
+
+def pick_levels(generator: Generator, resolution: int) -> tuple[int, ...]:
+    """The blocks that points look at, finest first: the feature block and those down to 32 px, where the generator can
+    give several at once.
+
+    The nose tip, dragged to where another sample has it, landed 3.7 px of 512 from there by all levels and 5.7 by the
+    128 px block alone (dlib; eight pairs).
+    """
+    if not isinstance(generator, Layered):
+        return (resolution,)
+    coarser = [r for r in generator.block_resolutions if LEAST_LEVEL_PX <= r < resolution]
+    return (resolution, *reversed(coarser))
 
 
 def pick_layers(generator: Generator, wanted: int, resolution: int) -> int:

@@ -89,7 +89,8 @@ def drag_published(
     scene, points = _prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings)
     size, tracks, frames, step = generator.resolution, [points], [], 0
     radius = round(settings.r2_px * size / PAPER_SIZE_PX)
-    stop_px = settings.stop_px or max(pick_stop(0.0, size, len(points)), WHOLE_PX * pick_stop(0.0, PAPER_SIZE_PX, len(points)))
+    least_px = WHOLE_PX * pick_stop(0.0, PAPER_SIZE_PX, len(points))
+    stop_px = settings.stop_px or max(pick_stop(0.0, size, len(points)), least_px)
     leaf = scene.w[:, : scene.layers].clone().requires_grad_(True)
     optimizer = torch.optim.Adam([leaf], lr=settings.lr)
     ws, image, features = scene.draw(leaf)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from editing.trackers import Squares
-from inversion.generators.protocol import Generator, NoiseMaps, Squared
+from editing.trackers import Levels, Squares, map_size
+from inversion.generators.protocol import Generator, NoiseMaps, Patches, Squared
 from inversion.generators.squares import cut_squares
 
 WORTHWHILE = 0.7  # of the whole map's work
@@ -53,18 +53,21 @@ class Kept:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
-    """How squares are laid: `reach` pixels and a fraction on each side of a point; `kept` is None without a mask."""
+    """How squares are laid: `reach` pixels and a fraction on each side of a point; `kept` is None without a mask;
+    `scales` of the levels, finest first."""
 
     reach: int
     side: int
     kept: Kept | None
+    scales: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Seen:
-    """What one step sees: squares round the points and, with a mask, the last whole map and this step's spots."""
+    """What one step sees: the levels of squares round the points, the last whole map and, with a mask, this step's
+    spots."""
 
-    near: Squares
+    near: Levels
     coarse: Tensor
     spots: Tensor
     numbers: list[int]
@@ -78,11 +81,12 @@ def plan(
     points: int,
     reach: float,
     keep: Tensor | None,
+    scales: tuple[float, ...],
 ) -> Plan | None:
     """The plan for so many points on this map of features [1, C, r, r], or None where the whole map is less work.
 
     `reach`: how far from a point anything is looked at before the squares are laid anew, in feature pixels; `keep`
-    [1, 1, r, r] is 1 where the mask holds.
+    [1, 1, r, r] is 1 where the mask holds; `scales` of the levels that the points look at.
     """
     at, whole_px = features.shape[2], math.ceil(reach)
     side = 2 * whole_px + 2
@@ -91,7 +95,7 @@ def plan(
     if generator.squares_work(at, points + (SPOTS if keep is not None else 0), side) > WORTHWHILE:
         return None
     kept = None if keep is None else _kept(generator, w, noise, features, keep, side)
-    return Plan(whole_px, side, kept)
+    return Plan(whole_px, side, kept, scales)
 
 
 def _kept(generator: Squared, w: Tensor, noise: NoiseMaps | None, features: Tensor, keep: Tensor, side: int) -> Kept:
@@ -126,15 +130,23 @@ def look(
     starts = points.floor().long().cpu() - planned.reach
     numbers = planned.kept.numbers(step) if planned.kept is not None else []
     everything = torch.cat([starts, planned.kept.starts[numbers]]) if planned.kept is not None else starts
-    squares, coarse = generator.feature_squares(ws, at, everything, planned.side, "const", noise)
-    near = Squares(squares[: len(starts)], starts.to(points), (at, at))
-    return Seen(near, coarse, squares[len(starts) :], numbers)
+    found, coarse = generator.feature_squares(ws, at, everything, planned.side, "const", noise)
+    maps: list[Tensor | Squares] = [_of_points(patches, points) for patches in found[:-1]]
+    near = Levels(tuple([*maps, coarse][: len(planned.scales)]), planned.scales)
+    return Seen(near, coarse, found[0].values[len(starts) :], numbers)
+
+
+def _of_points(patches: Patches, points: Tensor) -> Squares:
+    """The first squares, one for each point."""
+    count = len(points)
+    return Squares(patches.values[:count], patches.starts[:count].to(points), patches.size)
 
 
 def mask_loss(kept: Kept, seen: Seen, feature_std: float) -> Tensor:
     """Mean change where the mask holds, in standard deviations: a scalar that estimates that of the whole map."""
     coarse = (size_of(seen.coarse - kept.coarse, kept.coarse_std) * kept.coarse_keep).mean()
     change = (size_of(seen.spots - kept.spots[seen.numbers], feature_std) * kept.weights[seen.numbers]).sum()
-    pixels = seen.spots.shape[1] * seen.near.size[0] * seen.near.size[1]
+    height, width = map_size(seen.near)
+    pixels = seen.spots.shape[1] * height * width
     spots = change / pixels * (len(kept.order) / len(seen.numbers))
     return (1 - SPOT_SHARE) * coarse + SPOT_SHARE * spots

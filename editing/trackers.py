@@ -1,11 +1,12 @@
 """Finding a point again on a feature map: sampling, window search and sub-pixel refinement (pure functions).
 
 Points are (x, y) in pixels of the feature map, pixel centres at integer coordinates; maps are [1, C, h, w], or squares
-of one, one for each point.
+of one, one for each point, or several of these looked at together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,27 @@ class Squares:
     size: tuple[int, int]
 
 
-FeatureMap = Tensor | Squares
+@dataclass(frozen=True, eq=False, slots=True)
+class Levels:
+    """Maps of one picture at several sizes, looked at together: a value is those of all maps, each times its scale.
+
+    Points are in pixels of the first map, which is the finest. Coarse maps tell parts of a face apart, fine ones tell
+    where they are.
+    """
+
+    maps: tuple[Tensor | Squares, ...]
+    scales: tuple[float, ...]
+
+
+FeatureMap = Tensor | Squares | Levels
+Extra = Callable[[Tensor, slice], Tensor]
+"""What a place costs beside its difference to the template: values [n, M, C] of the places of some points -> [n, M]."""
 
 
 def map_size(features: FeatureMap) -> tuple[int, int]:
     """(h, w) of the map, of which `features` may be parts."""
+    if isinstance(features, Levels):
+        return map_size(features.maps[0])
     if isinstance(features, Squares):
         return features.size
     return features.shape[2], features.shape[3]
@@ -48,6 +65,12 @@ def map_size(features: FeatureMap) -> tuple[int, int]:
 
 def map_rows(features: FeatureMap, rows: slice) -> FeatureMap:
     """What some of the points look at."""
+    if isinstance(features, Levels):
+        return Levels(tuple(_rows(part, rows) for part in features.maps), features.scales)
+    return _rows(features, rows)
+
+
+def _rows(features: Tensor | Squares, rows: slice) -> Tensor | Squares:
     if isinstance(features, Squares):
         return Squares(features.values[rows], features.starts[rows], features.size)
     return features
@@ -66,8 +89,16 @@ def crop_from_feature(points: Tensor, crop_size: int, feature_size: int) -> Tens
 def sample(features: FeatureMap, points: Tensor) -> Tensor:
     """Bilinear values [..., C] of features [1, C, h, w] at points [..., 2]; outside, the border's value.
 
-    Of squares, points are [N, ..., 2], and each row is looked up in its own. Differentiable in both arguments.
+    Of squares, points are [N, ..., 2], and each row is looked up in its own; of levels, C is that of all maps together.
+    Differentiable in both arguments.
     """
+    if isinstance(features, Levels):
+        finest = map_size(features)[0]
+        parts = [
+            scale * sample(part, feature_from_crop(points, finest, map_size(part)[0]))
+            for part, scale in zip(features.maps, features.scales, strict=True)
+        ]
+        return torch.cat(parts, dim=-1)
     if isinstance(features, Squares):
         return _sample_squares(features, points)
     height, width = features.shape[2:]
@@ -105,30 +136,58 @@ def disc_offsets(radius: float, like: Tensor) -> Tensor:
     return square[square.square().sum(dim=1) <= radius * radius + 1e-6]
 
 
-def track(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
+def track(
+    features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, radius: int, extra: Extra | None = None
+) -> Match:
     """Find templates near points (DragGAN, Pan et al. 2023, eq. 3), then refine below one pixel.
 
     features [1, C, h, w]; template [N, K, C] holds the values wanted at `offsets` [K, 2] round each point [N, 2]. The
-    search square reaches `radius` pixels from the point and never leaves the map.
+    search square reaches `radius` pixels from the point and never leaves the map. `extra` has a say in the search, not
+    in the refinement.
     """
-    found = search(features, template, points, offsets, radius)
+    found = search(features, template, points, offsets, radius, extra)
+    if extra is not None:
+        there = sample(features, found.points[:, None] + offsets)
+        found = Match(found.points, (there - template).square().mean(dim=(1, 2)))
     return refine(features, template, found, offsets)
 
 
-def search(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, radius: int) -> Match:
-    """The best of the whole-pixel moves within `radius`; arguments as for `track`."""
-    moves = square_offsets(radius, points)
-    per_point = len(moves) * template.shape[1] * template.shape[2]
+def search(
+    features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, radius: int, extra: Extra | None = None
+) -> Match:
+    """The best of the whole-pixel moves within `radius`; arguments as for `track`; `offsets` are whole pixels."""
+    reach = radius + int(offsets.abs().max())
+    per_point = (2 * reach + 1) ** 2 * template.shape[2]
     rows = max(1, CHUNK_ELEMENTS // per_point)
     pieces = [slice(first, first + rows) for first in range(0, len(points), rows)]
-    parts = [_search_rows(map_rows(features, part), template[part], points[part], offsets, moves) for part in pieces]
+    parts = [_search_rows(features, template, points, offsets, radius, extra, part) for part in pieces]
     return Match(torch.cat([p.points for p in parts]), torch.cat([p.residual for p in parts]))
 
 
-def _search_rows(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor, moves: Tensor) -> Match:
+def _search_rows(
+    features: FeatureMap,
+    template: Tensor,
+    points: Tensor,
+    offsets: Tensor,
+    radius: int,
+    extra: Extra | None,
+    part: slice,
+) -> Match:
+    """Every place of the square is looked up once, although the templates at neighbouring moves overlap."""
+    points, template = points[part], template[part]
+    shifts, moves = offsets.round().long(), square_offsets(radius, points)
+    reach = radius + int(shifts.abs().max())
+    side = 2 * reach + 1
+    lattice = sample(map_rows(features, part), points[:, None] + square_offsets(reach, points))
+    places = (moves.long() + reach) @ torch.tensor([1, side], device=points.device)
+    steps = shifts @ torch.tensor([1, side], device=points.device)
+    cost = points.new_zeros(len(points), len(moves))
+    for number, step in enumerate(steps.tolist()):
+        cost += (lattice[:, places + step] - template[:, number, None]).square().sum(dim=2)
+    cost = cost / (template.shape[1] * template.shape[2])
+    if extra is not None:
+        cost = cost + extra(lattice[:, places], part)
     centres = points[:, None] + moves
-    values = sample(features, centres[:, :, None] + offsets)
-    cost = (values - template[:, None]).square().mean(dim=(2, 3))
     height, width = map_size(features)
     limit = points.new_tensor([width - 0.5, height - 0.5])
     outside = ((centres < -0.5) | (centres > limit)).any(dim=2) & (moves != 0).any(dim=1)

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 
 from data.errors import UsageError
 from editing.axes import latent_axes
-from editing.drag import DragSettings, DragStep, Edited, drag, motion_loss
+from editing.drag import DragSettings, DragStep, Edited, drag
+from editing.drag_losses import motion_loss
 from editing.drag_task import keep_mask, pick_layers, pick_resolution, pick_stop, typical_difference
 from editing.session import DragSession
 from editing.trackers import (
+    Levels,
     Match,
     crop_from_feature,
     disc_offsets,
@@ -34,7 +36,7 @@ from tests.tiny import tiny_generator
 SIZE = 64
 CENTRES = ((20.0, 30.0), (44.0, 34.0))
 REACH_PX = 5.0
-QUICK = DragSettings(steps=60, lr=0.05, frame_every=0, feature_resolution=32)
+QUICK = DragSettings(steps=60, lr=0.03, frame_every=0, feature_resolution=32)
 
 
 class Parts(nn.Module):
@@ -228,11 +230,15 @@ def test_motion_loss_ignores_anchors_in_place_and_lost_handles() -> None:
 
 
 def test_typical_difference_is_the_mean_over_all_places() -> None:
-    features = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
-    values = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    everywhere = features[0].flatten(1).t()
-    expected = torch.stack([(everywhere - v).square().mean() for v in values])
-    assert torch.allclose(typical_difference(features, values), expected, atol=1e-5)
+    fine = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+    coarse = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    points = torch.tensor([[1.0, 2.0], [6.3, 4.9], [7.0, 0.0]])
+    both = Levels((fine, coarse), (0.5, 2.0))
+    values, total = sample(both, points), torch.zeros(3)
+    for part, scale, own in ((fine, 0.5, values[:, :6]), (coarse, 2.0, values[:, 6:])):
+        everywhere = scale * part[0].flatten(1).t()
+        total = total + torch.stack([(everywhere - v).square().mean(dim=0).sum() for v in own])
+    assert torch.allclose(typical_difference(both, points), total / 8, atol=1e-5)
 
 
 def test_keep_mask_averages_to_the_feature_map() -> None:
@@ -298,7 +304,13 @@ def test_mask_keeps_pixels_of_a_stylegan() -> None:
 
     def change(mask_crop: Tensor | None) -> float:
         edited = drag(
-            generator, w, None, [[16.0, 30.0]], [[20.0, 27.0]], mask_crop, DragSettings(steps=8, frame_every=0)
+            generator,
+            w,
+            None,
+            [[16.0, 30.0]],
+            [[20.0, 27.0]],
+            mask_crop,
+            DragSettings(steps=8, frame_every=0, mask_weight=9),
         )
         return float((edited.image[..., 40:] - before).abs().mean())
 
@@ -396,7 +408,8 @@ def test_only_the_selected_layers_move() -> None:
     assert ((edited.w - w)[:, :2].abs().amax(dim=2) > 0).all()
 
 
-def test_pull_keeps_the_latent_nearer() -> None:
+def test_pull_keeps_the_latent_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("editing.drag.STALL_STEPS", 99)
     generator = tiny_generator(64)
     w = random_w(generator)
 
@@ -503,10 +516,10 @@ def test_one_lost_handle_does_not_end_the_others(
         found = track(*args)  # type: ignore[arg-type]
         return Match(found.points, found.residual + torch.tensor([0.0, 1e9]))
 
-    monkeypatch.setattr("editing.drag.track", half_blind)
+    monkeypatch.setattr("editing.following.track", half_blind)
     handles, targets = [CENTRES[0], CENTRES[1]], [(24.0, 27.0), (49.0, 30.0)]
     edited = drag(parts, start_w, None, handles, targets, settings=replace(QUICK, steps=300))
-    assert edited.stop_reason == "stalled"
+    assert edited.stop_reason in ("stalled", "oscillating")
     assert (parts.centres(edited.w)[0] - torch.tensor([24.0, 27.0])).norm() < 0.6
     assert torch.equal(edited.tracks[:, 1], torch.tensor([CENTRES[1]]).expand(edited.steps + 1, 2))
 

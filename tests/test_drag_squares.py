@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from editing import squares as drag_squares
-from editing.drag import DragSettings, Edited, begin, drag, kept_loss, prepare
+from editing.drag import DragSettings, Edited, begin, drag, prepare
+from editing.drag_losses import kept_loss
+from editing.drag_task import maps_of
 from editing.squares import Seen
-from editing.trackers import Squares, disc_offsets, sample, track
+from editing.trackers import Levels, Squares, disc_offsets, sample, track
 from inversion.generators import squares as generator_squares
 from inversion.generators.squares import cut_squares
 from inversion.generators.stylegan2 import StyleGAN2
@@ -73,13 +75,14 @@ def test_few_points_are_dragged_by_squares_and_many_by_the_whole_map(generator: 
 def test_spots_and_the_coarse_map_estimate_the_mask_term(generator: StyleGAN2, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over one turn the spots see what the whole map's term sees, each pixel once."""
     monkeypatch.setattr(drag_squares, "WORTHWHILE", 1e9)
-    monkeypatch.setattr(drag_squares, "SPOT_SHARE", 1.0)
+    for where in ("editing.squares.SPOT_SHARE", "editing.drag_losses.SPOT_SHARE"):
+        monkeypatch.setattr(where, 1.0)
     w = start_w(generator)
     task = prepare(generator, w, None, HANDLES[:1], TARGETS[:1], outside_mask(), SETTINGS)
     assert task.squares is not None
     assert task.squares.kept is not None
     moved = w + 0.1 * torch.randn(w.shape, generator=seeded(5)).double()
-    wanted = float(kept_loss(task, generator.features(moved, 64)))
+    wanted = float(kept_loss(task, Levels(tuple(maps_of(generator, moved, task.levels, None)), task.start.scales)))
     turn = len(task.squares.kept.order)
     found = [
         float(kept_loss(task, drag_squares.look(generator, moved, None, 64, task.squares, task.handles, step)))

@@ -33,7 +33,13 @@ def test_squares_are_parts_of_the_map(
     noise = {name: torch.randn(value.shape, generator=seeded(4)) for name, value in generator.noise_maps().items()}
     for given in (noise, None):
         wanted = cut_squares(generator.features(ws, 64, "const", given), STARTS, side)
-        found, last = generator.feature_squares(ws, 64, STARTS, side, "const", given)
+        levels, last = generator.feature_squares(ws, 64, STARTS, side, "const", given)
+        found = levels[0].values
+        for patches in levels[1:]:
+            whole = generator.features(ws, patches.size[0], "const", given)
+            assert torch.allclose(
+                patches.values, cut_squares(whole, patches.starts, patches.values.shape[-1]), atol=1e-5
+            )
         assert torch.equal(last, generator.features(ws, base, "const", given))
         assert float(wanted.detach().abs().max()) > 0.1
         assert torch.allclose(found, wanted, atol=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -173,6 +173,27 @@ class Windowed(Protocol):
 
 
 @runtime_checkable
+class Layered(Protocol):
+    """A generator that gives the maps of several blocks in one pass."""
+
+    def feature_maps(
+        self, ws: Tensor, ats: Sequence[int], noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> list[Tensor]:
+        """`features(ws, at)` for each of `ats`, in their order."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Patches:
+    """Squares of a feature map: values [T, C, s, s], the places [T, 2] (x, y) of their first pixels on the CPU, and the
+    map's size (h, w); 0 outside the map."""
+
+    values: Tensor
+    starts: Tensor
+    size: tuple[int, int]
+
+
+@runtime_checkable
 class Squared(Protocol):
     """A generator that can compute a few squares of a feature map without computing the whole map."""
 
@@ -184,9 +205,10 @@ class Squared(Protocol):
         side: int,
         noise_mode: NoiseMode = "const",
         noise: NoiseMaps | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[list[Patches], Tensor]:
         """`features(ws, at)` of one latent in squares [T, C, side, side] whose first pixels are starts [T, 2] (x, y),
-        whole numbers on the CPU; 0 outside the map. And the last map on the way that was computed whole, [1, B, b, b].
+        whole numbers on the CPU; then the squares of each coarser block that were computed on the way, which hold all
+        of the first ones' area. And the last map on the way that was computed whole, [1, B, b, b].
         """
         ...
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inversion.generators.protocol import NoiseMaps, NoiseMode
+from inversion.generators.protocol import NoiseMaps, NoiseMode, Patches
 
 if TYPE_CHECKING:
     from inversion.generators.stylegan2 import StyleGAN2
@@ -25,23 +25,30 @@ BASE_PX = 32
 
 def squares_of_features(
     generator: StyleGAN2, ws: Tensor, at: int, starts: Tensor, side: int, mode: NoiseMode, noise: NoiseMaps | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Patches], Tensor]:
     """Activations after block `at` of one latent ws [1, L, D] in squares [T, C, side, side] whose first pixels are
-    `starts` [T, 2] (x, y), whole numbers that may lie outside the map; and the last map computed whole, [1, B, b, b].
+    `starts` [T, 2] (x, y), whole numbers that may lie outside the map; then those of the coarser blocks on the way; and
+    the last map computed whole, [1, B, b, b].
     """
     if at <= min(BASE_PX, generator.resolution):
         base = generator.features(ws, at, mode, noise)
-        return cut_squares(base, starts, side), base
+        return [Patches(cut_squares(base, starts, side), starts, _size(base))], base
     index, block = generator.block_resolutions.index(at), generator.synthesis.block(at)
     given = noise or {}
     inner, reach = starts - 1, side + 2
     even = inner - inner.remainder(2)
     grown = _grown(reach, bool((inner != even).any()))
-    before, base = squares_of_features(generator, ws, at // 2, even // 2 - 1, grown // 2 + 2, mode, noise)
-    first = _layer(block.conv0, before, ws[:, 2 * index - 1], even, grown, mode, given.get(f"b{at}.conv0"))
+    coarser, base = squares_of_features(generator, ws, at // 2, even // 2 - 1, grown // 2 + 2, mode, noise)
+    first = _layer(block.conv0, coarser[0].values, ws[:, 2 * index - 1], even, grown, mode, given.get(f"b{at}.conv0"))
     places = zip(first, (inner - even).tolist(), strict=True)
     first = torch.stack([x[:, top : top + reach, left : left + reach] for x, (left, top) in places])
-    return _layer(block.conv1, first, ws[:, 2 * index], starts, side, mode, given.get(f"b{at}.conv1")), base
+    found = _layer(block.conv1, first, ws[:, 2 * index], starts, side, mode, given.get(f"b{at}.conv1"))
+    height, width = block.conv1.noise_const.shape
+    return [Patches(found, starts, (height, width)), *coarser], base
+
+
+def _size(features: Tensor) -> tuple[int, int]:
+    return features.shape[2], features.shape[3]
 
 
 def share_of_work(generator: StyleGAN2, at: int, count: int, side: int) -> float:

@@ -7,13 +7,14 @@ weights copied from them give their image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from data.errors import ModelError
 from inversion.generators.layers import MappingNetwork, truncated
-from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode, Window
+from inversion.generators.protocol import FeatureLayer, NoiseMaps, NoiseMode, Patches, Window
 from inversion.generators.squares import share_of_work, squares_of_features
 from inversion.generators.stylegan2_blocks import StyleGAN2Config, SynthesisNetwork
 
@@ -133,6 +134,17 @@ class StyleGAN2(nn.Module):
         assert x is not None
         return x
 
+    def feature_maps(
+        self, ws: Tensor, ats: Sequence[int], noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> list[Tensor]:
+        """`features(ws, at)` for each of `ats`, in their order, in one pass."""
+        found, x = {}, None
+        for r in self.block_resolutions:
+            if r > max(ats):
+                break
+            x = found[r] = self._block_features(x, ws, r, noise_mode, noise, None)
+        return [found[self._layer(at).height] for at in ats]
+
     def squares_work(self, at: int, count: int, side: int) -> float:
         """What `feature_squares` multiplies, in units of `features`; infinite where it cannot be asked for: the resnet
         architecture's shortcut is not cut."""
@@ -146,9 +158,9 @@ class StyleGAN2(nn.Module):
         side: int,
         noise_mode: NoiseMode = "const",
         noise: NoiseMaps | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`features(ws, at)` in squares [T, C, side, side] whose first pixels are starts [T, 2], 0 outside the map, and
-        the last map that was computed whole."""
+    ) -> tuple[list[Patches], Tensor]:
+        """`features(ws, at)` in squares [T, C, side, side] whose first pixels are starts [T, 2], 0 outside the map, the
+        squares of coarser blocks that were computed on the way, and the last map that was computed whole."""
         self._layer(at)
         return squares_of_features(self, ws, at, starts, side, noise_mode, noise)
 

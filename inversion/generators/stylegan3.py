@@ -9,7 +9,7 @@ activations, as in `stylegan2`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -406,6 +406,19 @@ class StyleGAN3(nn.Module):
         del noise_mode, noise
         name = self._layer(at).name
         return next(on_canvas(x, shape.target) for shape, x in self._activations(ws) if shape.name == name)
+
+    def feature_maps(
+        self, ws: Tensor, ats: Sequence[int], noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> list[Tensor]:
+        """`features(ws, at)` for each of `ats`, in their order, in one pass."""
+        del noise_mode, noise
+        names, found = [self._layer(at).name for at in ats], {}
+        for shape, x in self._activations(ws):
+            if shape.name in names:
+                found[shape.name] = on_canvas(x, shape.target)
+            if len(found) == len(set(names)):
+                break
+        return [found[name] for name in names]
 
     def synthesize_with_features(
         self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
