@@ -25,6 +25,7 @@ from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
 from editing.blend import blend_difference
+from editing.directions import move_along, parse_direction, parse_layers, pick_direction
 from editing.drag import DragSettings, drag
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.masks import EYES_APART, automatic_mask
@@ -231,11 +232,13 @@ def sampled_crop(sampled: Sampled) -> Crop:
 def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
     """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks.
 
-    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. Raises NoFaceError when a
-    preset finds no landmarks.
+    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. A direction moves no
+    points. Raises NoFaceError when a preset finds no landmarks.
     """
     shape = crop.alignment.photo_shape
     mask = None if config.mask is None else read_mask(config.mask, shape)
+    if config.direction is not None:
+        return Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask)
     if config.preset is None:
         points = np.array([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 4)
         handles, targets = points[:, :2], points[:, 2:]
@@ -247,6 +250,13 @@ def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
     if mask is None or asked.mask is None:
         return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)
     return Drag(asked.handles, asked.targets, asked.mask * mask)
+
+
+def check_direction(generator: Generator, config: EditConfig) -> None:
+    """UsageError when the generator lacks the direction of `edit.direction` or its layers; tuning adds none."""
+    assert config.direction is not None
+    layers = parse_layers(generator, config.direction_layers)
+    pick_direction(generator, parse_direction(config.direction), layers, generator.w_avg)
 
 
 def _preset_face(crop: Crop, preset: str) -> np.ndarray:
@@ -266,10 +276,14 @@ def edit(
     console: Console,
     title: str,
 ) -> Dragged:
-    """The drag on the (tuned) generator; `start` [1, 3, R, R] is its picture before the drag.
+    """The drag on the (tuned) generator, or the way along its direction; `start` [1, 3, R, R] is the picture before.
 
     A preset is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`.
     """
+    if config.direction is not None:
+        direction, layers, every = parse_direction(config.direction), config.direction_layers, config.frame_every
+        edited = move_along(generator, w, noise, direction, config.strength, layers, every)
+        return Dragged(edited, start, asked.targets, asked.mask, config.frame_every, config.fps)
     handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
     mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
     by_features = config.preset is None or config.method in ("points", "published")

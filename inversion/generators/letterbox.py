@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import ModelError
-from inversion.generators.protocol import FeatureLayer, Generator, NoiseMaps, NoiseMode
+from inversion.generators.protocol import FeatureLayer, Generator, NoiseMaps, NoiseMode, Styled
 
 
 class Letterboxed(nn.Module):
@@ -81,6 +81,12 @@ class Letterboxed(nn.Module):
     def ws_used_by(self, at: int | str) -> int:
         """Leading W+ layers that influence `features(ws, at)`."""
         return self.inner.ws_used_by(at)
+
+    def style_weights(self, layer: int) -> Tensor:
+        """The generator's style weights, as they are; ModelError when its family tells none."""
+        if not isinstance(self.inner, Styled):
+            raise ModelError("This family of generators tells no style weights: use the directions pca:0, pca:1, ...")
+        return self.inner.style_weights(layer)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Replace the generator's weights."""
