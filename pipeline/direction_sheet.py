@@ -77,7 +77,7 @@ def directions(words: Sequence[str]) -> int:
     ensure_folder(path.parent)
     write_bytes(path, png_bytes(direction_sheet(rows)))
     print(f"sheet: {path}")
-    print(f"use:   {_use(setup, rows[0].direction)}")
+    print(f"use:   {_use(setup, rows[min(2, int(own['count']) - 1, len(rows) - 1)].direction)}")
     return EXIT_DONE
 
 
