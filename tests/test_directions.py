@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data.errors import ModelError, UsageError
+from data.photo import read_photo
 from editing.axes import latent_axes
 from editing.directions import (
     FILM_STEPS,
@@ -34,10 +36,12 @@ from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from inversion.generators.stylegan3 import StyleGAN3
 from inversion.pivotal import apply_delta
 from pipeline import schema
+from pipeline.artifacts import STAGE_FILE
+from pipeline.pictures import png_bytes
 from pipeline.run import run
 from pipeline.schema import EditConfig, compose
 from pipeline.video import read_video
-from tests.runs import manifest_of, short_config, stage_entries
+from tests.runs import PHOTO, manifest_of, run_dir, short_config, stage_entries
 from tests.test_stylegan3 import tiny_stylegan3
 from tests.third_family import Wave, WaveConfig
 from tests.tiny import tiny_generator
@@ -293,3 +297,21 @@ def test_a_direction_that_the_generator_lacks_stops_a_run_before_anything_long(g
         run(config)
     (folder,) = tmp_path.iterdir()
     assert stage_entries(folder) == [("align", False)]
+
+
+def test_what_a_mask_keeps_black_stays_bit_by_bit(generator: Path, out: Path, tmp_path: Path) -> None:
+    photo = read_photo(PHOTO)
+    mask = np.zeros(photo.shape_hw, np.uint8)
+    mask[100:180, 180:260] = 255
+    (tmp_path / "mask.png").write_bytes(png_bytes(mask))
+    edit = EditConfig(direction="pca:0", strength=2.0, mask=str(tmp_path / "mask.png"), frame_every=1000)
+    outcome = run(short_config(generator, out, edit=edit))
+    changed = (read_photo(outcome.results[0]).pixels != photo.pixels).any(axis=2)
+    assert changed.any() and not changed[mask == 0].any()
+
+
+def test_drags_keep_the_keys_that_they_had_before_there_were_directions(out: Path) -> None:
+    (description,) = run_dir(out).glob(f"edit/*/{STAGE_FILE}")
+    inputs = json.loads(description.read_text(encoding="utf-8"))["inputs"]
+    assert not {name for name in inputs["config"] if "direction" in name or name == "gif"}
+    assert inputs["strength"] is None
