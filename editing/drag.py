@@ -117,7 +117,7 @@ def drag(
     """Move the handles to their targets by changing the latent (DragGAN, Pan et al. 2023).
 
     w [1, L, D]; handles and targets [N, 2] in crop pixels; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may
-    change; `person` is asked where `settings.person_weight` is not 0. The result is the best state seen: the one with
+    change; `person` is asked where `settings.identity_weight` is not 0. The result is the best state seen: the one with
     the least mean distance between tracked handles and targets.
     UsageError for points, masks, latents or settings that do not fit the generator.
     """

@@ -15,6 +15,7 @@ from editing.squares import SPOT_SHARE, Seen, mask_loss, size_of
 from editing.trackers import FeatureMap, Levels, sample
 
 HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly holds them better (measured)
+PULL_WEIGHT = 0.1  # of the squared distance to the start, in standard deviations
 GATE = 0.25  # of the feature difference to a random place: beyond, `gated` pulls towards what stood there at first
 ORIGINAL_SHARE = {"present": 0.0, "original": 1.0, "both": 0.5}
 
@@ -37,10 +38,14 @@ def total_loss(
         share = original_share(task, trail)
         loss = motion_loss(seen, points, task.targets, task.patch, alive, task.template, share)
     loss = loss * float(task.moving.sum()) ** 0.5 + HOLD_WEIGHT * hold_loss(seen, task)
-    loss = loss + settings.pull_weight * code.square().mean() + settings.mask_weight * kept_loss(task, features)
+    loss = (
+        loss
+        + PULL_WEIGHT * settings.pull_weight * code.square().mean()
+        + settings.mask_weight * kept_loss(task, features)
+    )
     if task.person is not None:
         image = task.generator.synthesize(latent(task, code), "const", task.noise)
-        loss = loss + settings.person_weight * task.person(image)
+        loss = loss + settings.identity_weight * task.person(image)
     return loss
 
 

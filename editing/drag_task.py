@@ -40,8 +40,8 @@ class DragSettings:
 
     `lr` is the step in standard deviations of the generator's latents; `r1_px`, `r2_px` are the supervision and search
     radii of a 512 px image and scale with the crop; `stop_px` is in crop pixels; `frame_every` 0 renders no frames;
-    `pull_weight` holds the latent near its start (mean squared distance in standard deviations); `person_weight` is of
-    a `Person`, which asks for a picture every step.
+    `pull_weight` holds the latent near its start (times the built-in weight of its mean squared distance in standard
+    deviations); `identity_weight` is of a `Person`, which asks for a picture every step.
 
     `tracker` finds the handles again: nearest features (DragGAN), line_search (FreeDrag) or filter (StableDrag).
     `supervision` is what shall come to stand a step nearer to the target: what stands at the handle at present
@@ -61,8 +61,8 @@ class DragSettings:
     w_layers: int = 0
     stop_px: float = 0.0
     frame_every: int = 2
-    pull_weight: float = 0.1
-    person_weight: float = 0.0
+    pull_weight: float = 1.0
+    identity_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -76,7 +76,7 @@ class DragSettings:
         _check_range("lr", self.lr, 1e-8, 10.0)
         _check_range("r1_px", self.r1_px, 0.0, PAPER_SIZE_PX)
         _check_range("r2_px", self.r2_px, 0.0, PAPER_SIZE_PX)
-        for name in ("mask_weight", "pull_weight", "person_weight", "stop_px"):
+        for name in ("mask_weight", "pull_weight", "identity_weight", "stop_px"):
             _check_range(name, getattr(self, name), 0.0, 1e9)
         for name in ("feature_resolution", "w_layers", "frame_every"):
             _check_range(name, getattr(self, name), 0, 100_000)
@@ -167,7 +167,7 @@ def prepare(
         stop_px=stop_px,
         squares=plan(generator, w, noise, maps[0], len(start), reach, keep, shown.scales),
         filters=learned_filters(shown, handles) if settings.tracker == "filter" else None,
-        person=person if settings.person_weight else None,
+        person=person if settings.identity_weight else None,
     )
 
 

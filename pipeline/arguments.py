@@ -12,7 +12,7 @@ from data.errors import UsageError
 from pipeline.quoting import looks_like_override, prepare_override, quote_path, split_override
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "models", "doctor", "help")
+VERBS = ("run", "demo", "directions", "models", "doctor", "help")
 OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline")
 LINE_WIDTH = 118
 
@@ -22,6 +22,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
   photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
   photodrag FOLDER [key=value ...]        the same with every photo in it (or: PHOTO PHOTO ...), and a table
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
+  photodrag directions [from=RUN] [key=value ...]    draw the generator's own directions, to choose one for an edit
   photodrag models list                   the public generators and LPIPS trunks, and which of them are here
   photodrag models download NAME ...      fetch them; a run never does, and names the one that it lacks
   photodrag models verify [NAME ...]      hash what is here again and compare
@@ -60,7 +61,8 @@ Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interru
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Command:
-    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`.
+    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`
+    and `directions`.
 
     photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise.
     """
@@ -95,6 +97,8 @@ def parse_arguments(words: Sequence[str]) -> Command:
         raise UsageError(f"--offline is given to photodrag {verb}, which fetches nothing: allowed is it with models")
     if verb in ("doctor", "help") and (names or paths):
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
+    if verb == "directions":
+        return Command(verb, words=(*names, *paths))
     photos, overrides = _split_photo(names)
     photos += paths
     demo: list[str] = []
@@ -190,7 +194,7 @@ def _demo_overrides(photos: Sequence[str], overrides: Sequence[str]) -> list[str
     if photos or "photo" in keys:
         raise UsageError("photodrag demo has its own photo: leave the photo away, or write photodrag PHOTO edit=smile")
     sample = str(resources.files("data").joinpath("samples").joinpath("astronaut.png"))
-    edit = [] if keys & {"edit", "edit.points", "edit.preset"} else ["edit=smile"]
+    edit = [] if keys & {"edit", "edit.points", "edit.preset", "edit.direction"} else ["edit=smile"]
     return [f"photo={quote_path(sample)}", *edit]
 
 

@@ -26,6 +26,9 @@ from pipeline.schema import CHAIN
 from pipeline.together import Company, Member, batches, invert_side_by_side, tune_shared
 from pipeline.work import FaceWork, Setup, computed_stages, needed, plain_config
 
+OF_DIRECTIONS = ("direction", "direction_layers", "frame_every", "fps")
+"""The settings of an edit along a direction, beside its strength and its mask: those of drags do not concern it."""
+
 
 class Chain:
     """Takes every face of a picture through the requested stages."""
@@ -95,9 +98,12 @@ class Chain:
 
         def ask(face: FaceWork) -> None:
             face.pairs = pairs[face.number]
-            if config.preset is None and not face.pairs:
+            if config.preset is None and config.direction is None and not face.pairs:
                 return
             face.asked = stages.make_drag(config, face.crop, face.pairs)
+            if config.direction is not None:
+                stages.check_direction(self.setup.generator.module, config)
+                return
             alignment = face.crop.alignment
             check_pairs(alignment.to_crop(face.asked.handles), alignment.to_crop(face.asked.targets), alignment.size)
 
@@ -228,17 +234,23 @@ class Chain:
         config = self.config.edit
         source_key = needed(face.fitted).key if face.sampled is None else face.sampled.key
         settings = plain_config(config, {"points", "mask", "strength"})
+        if config.direction is not None:
+            settings = {name: settings[name] for name in OF_DIRECTIONS}
+        else:
+            settings = {name: value for name, value in settings.items() if not name.startswith("direction")}
         return {
             "source": source_key,
             "pairs": [config.points[number] for number in face.pairs],
-            "strength": None if config.preset is None else config.strength,
+            "strength": None if config.preset is None and config.direction is None else config.strength,
             "mask": stages.mask_hash(config.mask),
             "config": settings,
         }
 
     def _drag(self, face: FaceWork) -> Dragged:
         title, console, asked = self._title("edit", face), self.engine.console, needed(face.asked)
-        dragged = stages.edit(*self._drawn(face), face.crop, asked, self.config.edit, console, title)
+        config = self.config.edit
+        network = self.tools.face_network if config.identity_weight else None
+        dragged = stages.edit(*self._drawn(face), face.crop, asked, config, console, title, network)
         if face.inverted is None:
             return dragged
         return stages.without_rest(dragged, face.inverted.value, face.crop.alignment)

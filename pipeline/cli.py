@@ -82,6 +82,10 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
         from pipeline.model_commands import models
 
         return models(command.words, command.offline)
+    elif command.verb == "directions":
+        from pipeline.direction_sheet import directions
+
+        return directions(command.words)
     elif command.verb == "doctor":
         from pipeline.doctor import doctor
 

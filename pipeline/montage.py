@@ -21,9 +21,9 @@ ROWS_A_SHEET = 30
 ERROR_MAX_LEVELS = 64
 """The difference at which the error map's colours end; larger ones have the colour of this one."""
 COLUMNS = ("Photo", "Inverted (pivot)", "Tuned", "Difference to the photo")
-_MARGIN_PX = 12
+MARGIN_PX = 12
 _INK = (28, 30, 33)
-_PAPER = 255
+PAPER = 255
 _BLANK = 235
 
 
@@ -44,7 +44,7 @@ def montage_sheets(rows: Sequence[MontageRow]) -> list[np.ndarray]:
 
 def sheet_shape(rows: int) -> tuple[int, int, int]:
     """[H, W, 3] of a sheet with that many rows."""
-    width = 2 * _MARGIN_PX + len(COLUMNS) * TILE_PX + (len(COLUMNS) - 1) * GAP_PX
+    width = 2 * MARGIN_PX + len(COLUMNS) * TILE_PX + (len(COLUMNS) - 1) * GAP_PX
     return HEAD_PX + rows * (LABEL_PX + TILE_PX + GAP_PX) + FOOT_PX, width, 3
 
 
@@ -62,36 +62,37 @@ def error_colours(levels: np.ndarray) -> np.ndarray:
 
 
 def _sheet(rows: Sequence[MontageRow]) -> np.ndarray:
-    canvas = np.full(sheet_shape(len(rows)), _PAPER, np.uint8)
+    canvas = np.full(sheet_shape(len(rows)), PAPER, np.uint8)
     texts = [(name, _left(column), 8) for column, name in enumerate(COLUMNS)]
     top = HEAD_PX
     for row in rows:
-        texts.append((row.label, _MARGIN_PX, top + 6))
+        texts.append((row.label, MARGIN_PX, top + 6))
         for column, tile in enumerate(_tiles(row)):
             left = _left(column)
             canvas[top + LABEL_PX : top + LABEL_PX + TILE_PX, left : left + TILE_PX] = tile
         top += LABEL_PX + TILE_PX + GAP_PX
     texts += _colour_bar(canvas, top + 10)
-    return _written(canvas, texts)
+    return written(canvas, texts)
 
 
 def _left(column: int) -> int:
-    return _MARGIN_PX + column * (TILE_PX + GAP_PX)
+    return MARGIN_PX + column * (TILE_PX + GAP_PX)
 
 
 def _tiles(row: MontageRow) -> list[np.ndarray]:
     last = row.pivot if row.tuned is None else row.tuned
     blank = np.full((TILE_PX, TILE_PX, 3), _BLANK, np.uint8)
-    tuned = blank if row.tuned is None else _tile(row.tuned)
-    errors = _tile(error_colours(error_levels(row.photo, last)), cv2.INTER_NEAREST)
-    return [_tile(row.photo), _tile(row.pivot), tuned, errors]
+    tuned = blank if row.tuned is None else tile(row.tuned)
+    errors = tile(error_colours(error_levels(row.photo, last)), cv2.INTER_NEAREST)
+    return [tile(row.photo), tile(row.pivot), tuned, errors]
 
 
-def _tile(picture: np.ndarray, enlarge: int = cv2.INTER_CUBIC) -> np.ndarray:
-    if picture.shape[:2] == (TILE_PX, TILE_PX):
+def tile(picture: np.ndarray, enlarge: int = cv2.INTER_CUBIC, side_px: int = TILE_PX) -> np.ndarray:
+    """A picture [R, R, 3] uint8 at the side of a sheet's tiles."""
+    if picture.shape[:2] == (side_px, side_px):
         return picture
-    how = cv2.INTER_AREA if picture.shape[0] > TILE_PX else enlarge
-    return np.asarray(cv2.resize(picture, (TILE_PX, TILE_PX), interpolation=how))
+    how = cv2.INTER_AREA if picture.shape[0] > side_px else enlarge
+    return np.asarray(cv2.resize(picture, (side_px, side_px), interpolation=how))
 
 
 def _colour_bar(canvas: np.ndarray, top: int) -> list[tuple[str, int, int]]:
@@ -104,14 +105,14 @@ def _colour_bar(canvas: np.ndarray, top: int) -> list[tuple[str, int, int]]:
     return [(words, _left(0), top - 2), *ends, (f"{ERROR_MAX_LEVELS}+", left + TILE_PX - 36, top + 18)]
 
 
-def _written(canvas: np.ndarray, texts: Sequence[tuple[str, int, int]]) -> np.ndarray:
+def written(canvas: np.ndarray, texts: Sequence[tuple[str, int, int]]) -> np.ndarray:
     """The canvas with texts (words, left, top); words too long for the width lose their middle."""
     font_file = str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
     font, known = ImageFont.truetype(font_file, 16), FT2Font(font_file).get_charmap()
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for words, left, top in texts:
-        room = canvas.shape[1] - left - _MARGIN_PX
+        room = canvas.shape[1] - left - MARGIN_PX
         pen.text((left, top), _fitted(_drawable(words, known), font, room), font=font, fill=_INK)
     return np.asarray(picture)
 

@@ -103,9 +103,9 @@ class Sampled:
 class Dragged:
     """A finished drag.
 
-    start [1, 3, R, R] is the picture before it; targets [N, 2] float64 crop pixels; mask [H, W] float32 in [0, 1], 1
-    where the photo may change, or None; frame_every: steps between frames; fps: frames a second of its video. Read back
-    from its folder it has no frames.
+    start [1, 3, R, R] is the picture before it; targets [N, 2] float64 crop pixels, N = 0 for a direction; mask [H, W]
+    float32 in [0, 1], 1 where the photo may change, or None; frame_every: steps between frames; fps: frames a second of
+    its video. Read back from its folder it has no frames.
     """
 
     edited: Edited
@@ -117,8 +117,10 @@ class Dragged:
 
     @property
     def measured(self) -> dict[str, float]:
-        """Mean distance of the handles to their targets before and after the drag, in crop pixels."""
+        """Mean distance of the handles to their targets before and after the drag, in crop pixels; nothing without."""
         metrics = self.edited.metrics
+        if not len(self.targets):
+            return {}
         return {
             "drag_distance_before_px": metrics["distance_before_px"],
             "drag_distance_after_px": metrics["distance_after_px"],
@@ -392,7 +394,7 @@ ALIGN = StageSpec("align", 1, _save_aligned, _load_aligned, _align_facts)
 INVERT = StageSpec("invert", 2, _save_inverted, _load_inverted, _course_facts)
 MEASURE = StageSpec("measure", 1, _save_measured, _load_measured, _measured_facts)
 SAMPLE = StageSpec("sample", 1, _save_sampled, _load_sampled, _no_facts)
-EDIT = StageSpec("edit", 7, _save_dragged, _load_dragged, _course_facts)
+EDIT = StageSpec("edit", 8, _save_dragged, _load_dragged, _course_facts)
 BLEND = StageSpec("blend", 1, _save_blended, _load_blend, _blend_facts)
 
 

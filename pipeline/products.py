@@ -11,18 +11,20 @@ from pipeline.artifacts import copy_file, remove_file, write_bytes
 from pipeline.curves import run_curves
 from pipeline.engine import Stored
 from pipeline.frames import FPS, projection_frames, read_path
+from pipeline.gif import gif_bytes
 from pipeline.latents import LATENT, latent_files, latent_metadata
 from pipeline.manifest import Manifest
 from pipeline.outputs import BETWEEN, COUNTED, EDITED, MASK, PAIR, RECONSTRUCTION, SAMPLE_PICTURE, VIDEO, BlendFacts
 from pipeline.pictures import enlarged, image_u8, jpeg_bytes, preview, read_picture, split_pair
 from pipeline.report import Comparison, Figure, render_report
-from pipeline.video import video_bytes
+from pipeline.video import read_video, video_bytes
 from pipeline.work import FaceWork
 
 REPORT = "report.html"
 CROP = "crop.png"
 CURVES = "curves.png"
 PROJECTION = "projection.mp4"
+GIF = "edit.gif"
 BETWEEN_CAPTION = "The tuned generator on the way from face to face"
 MAIN_PRODUCTS = (EDITED, RECONSTRUCTION, SAMPLE_PICTURE, CROP)
 """What counts as the result of a run without `blend`: the first of these that it has."""
@@ -97,11 +99,16 @@ def _face_products(face: FaceWork) -> dict[str, Path]:
 
 
 def _made_products(face: FaceWork, manifest: Mapping[str, Any]) -> dict[str, Made]:
-    """Of a face that was inverted: its losses as a chart, its latent as files, and the video of the way there."""
+    """Of a face that was inverted: its losses as a chart, its latent as files, and the video of the way there; of one
+    that was edited with `edit.gif`, its video as a GIF."""
+    found: dict[str, Made] = {}
+    if face.dragged is not None and manifest["config"]["edit"]["gif"] and (face.dragged.folder / VIDEO).is_file():
+        frames = read_video(face.dragged.folder / VIDEO)
+        found[GIF] = Made(gif_bytes(frames, face.dragged.value.fps), face.dragged.folder)
     if face.inverted is None:
-        return {}
+        return found
     folder = face.inverted.folder if face.fitted is None else face.fitted.folder
-    found = {CURVES: Made(run_curves(histories_of(face)), folder)}
+    found |= {CURVES: Made(run_curves(histories_of(face)), folder)}
     files = latent_files(face.inverted.value.inversion, latent_metadata(manifest, face.number))
     found |= {f"{LATENT}{suffix}": Made(content, face.inverted.folder) for suffix, content in files.items()}
     video = _projection(face)
@@ -194,7 +201,8 @@ def _figures(face: FaceWork, whose: str) -> list[Figure]:
     figures = [_jpeg(path, f"{title}{whose}") for path, title in sources]
     video = None if face.dragged is None else face.dragged.folder / VIDEO
     if video is not None and video.is_file():
-        caption = f"The drag{whose}: handles red, targets blue"
+        dragged = face.dragged is not None and len(face.dragged.value.targets)
+        caption = f"The drag{whose}: handles red, targets blue" if dragged else f"The way along the direction{whose}"
         figures.append(Figure(video.read_bytes(), "video/mp4", caption))
     return figures
 

@@ -6,6 +6,7 @@ The YAML files under `conf/` show the same knobs with a comment each; a test kee
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -39,6 +40,9 @@ PRESETS = (
 )
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
 
+
+DIRECTION_LAYERS = ("all", "coarse", "middle", "fine")
+"""The words of `edit.direction_layers`, those of `editing.directions`."""
 
 COUNTING_MASKS = PATH_WORDS["invert.mask"]
 """The words of `invert.mask`; anything else there is the path of a picture."""
@@ -199,26 +203,34 @@ class TuneConfig:
 @dataclass(frozen=True, slots=True)
 class EditConfig:
     """The drag: `points` are [x, y, x2, y2] in photo pixels; `mask` is a PNG in photo pixels, white may change;
-    `auto_mask` lets points given by hand change their surroundings only, where there is no mask."""
+    `auto_mask` lets points given by hand change their surroundings only, where there is no mask. `direction` moves the
+    latent along a direction of the generator instead, by `strength` standard deviations. `gif`: edit.gif, too."""
 
     KEY: ClassVar[str] = "edit"
     points: list[list[float]] = knob([])
     preset: str | None = knob(None, choices=PRESETS)
+    direction: str | None = None
+    direction_layers: str = "all"
     strength: float = knob(1.0, -3, 3)
     method: str = knob("auto", choices=("auto", "points", "landmarks", "published"))
     mask: str | None = knob(None, path=True)
     auto_mask: bool = True
     steps: int = knob(120, 1, 10000)
-    lr: float = knob(0.01, above=0, high=1)
+    lr: float = knob(0.05, above=0, high=1)
+    tracker: str = knob("nearest", choices=("nearest", "line_search", "filter"))
+    supervision: str = knob("original", choices=("present", "original", "both", "gated"))
+    pulls: int = knob(1, 1, 100)
     r1_px: float = knob(3.0, above=0, high=512)
     r2_px: float = knob(12.0, above=0, high=512)
     mask_weight: float = knob(1.0, 0)
     pull_weight: float = knob(1.0, 0)
+    identity_weight: float = knob(0.0, 0)
     feature_resolution: int = knob(0, 0, 1024)
     w_layers: int = knob(0, 0, 64)
     stop_px: float = knob(0.0, 0, 256)
     frame_every: int = knob(2, 1, 10000)
     fps: int = knob(24, 1, 120)
+    gif: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)
@@ -232,6 +244,7 @@ class EditConfig:
                 f"edit.preset is {self.preset} and edit.points is {self.points}: give only one of them "
                 "(edit.preset=null drops the preset)"
             )
+        self._check_direction()
         if self.method == "landmarks" and self.preset is None:
             raise UsageError(
                 "edit.method is landmarks, and edit.preset is null: points given by hand are no landmarks; choose a "
@@ -241,6 +254,29 @@ class EditConfig:
             raise UsageError(
                 f"edit.feature_resolution is {self.feature_resolution}: "
                 "allowed are 0 (automatic) and the powers of two from 4 to 1024"
+            )
+
+    def _check_direction(self) -> None:
+        text, layers = self.direction, self.direction_layers
+        if text is not None and not re.fullmatch(r"(sefa|pca):\d{1,6}", text, re.ASCII):
+            raise UsageError(
+                f"edit.direction is {text}: allowed are sefa:N and pca:N, N a number from 0, as in pca:0; photodrag "
+                "directions draws them"
+            )
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", layers, re.ASCII)
+        if layers not in DIRECTION_LAYERS and (ends is None or int(ends[1]) > int(ends[2] or ends[1])):
+            raise UsageError(
+                f"edit.direction_layers is {layers}: allowed are {', '.join(DIRECTION_LAYERS)}, or a range of W+ "
+                "layers such as 0-5"
+            )
+        if text is not None and (self.points or self.preset is not None):
+            other = f"edit.points is {self.points}" if self.points else f"edit.preset is {self.preset}"
+            raise UsageError(
+                f"edit.direction is {text} and {other}: give only one of them (edit.direction=null drops the direction)"
+            )
+        if text is not None and self.method != "auto":
+            raise UsageError(
+                f"edit.method is {self.method} and edit.direction is {text}, which drags nothing: give edit.method=auto"
             )
 
 
@@ -350,10 +386,11 @@ def check_runnable(config: RunConfig) -> None:
             f"stages begins with {first} but from is null: give from=RUN, the folder of an earlier run, "
             "or begin with align"
         )
-    if "edit" in config.stages and not config.edit.points and config.edit.preset is None:
+    edit = config.edit
+    if "edit" in config.stages and not edit.points and edit.preset is None and edit.direction is None:
         raise UsageError(
             "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, "
-            "or edit=smile, or leave the edit out with stages=[align,invert,tune]"
+            "or edit=smile, or edit.direction=pca:0, or leave the edit out with stages=[align,invert,tune]"
         )
 
 

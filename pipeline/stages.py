@@ -25,7 +25,9 @@ from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
 from editing.blend import blend_difference
+from editing.directions import move_along, parse_direction, parse_layers, pick_direction
 from editing.drag import DragSettings, drag
+from editing.drag_task import Person
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.masks import EYES_APART, automatic_mask
 from editing.points import Drag
@@ -33,7 +35,7 @@ from editing.presets import preset_drag, preset_landmarks
 from editing.published import PublishedSettings, drag_published
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
-from inversion.losses import Counting, Targets, psnr_db
+from inversion.losses import Counting, Targets, psnr_db, whole_face_descriptor
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
@@ -231,11 +233,13 @@ def sampled_crop(sampled: Sampled) -> Crop:
 def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
     """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks.
 
-    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. Raises NoFaceError when a
-    preset finds no landmarks.
+    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. A direction moves no
+    points. Raises NoFaceError when a preset finds no landmarks.
     """
     shape = crop.alignment.photo_shape
     mask = None if config.mask is None else read_mask(config.mask, shape)
+    if config.direction is not None:
+        return Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask)
     if config.preset is None:
         points = np.array([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 4)
         handles, targets = points[:, :2], points[:, 2:]
@@ -247,6 +251,13 @@ def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
     if mask is None or asked.mask is None:
         return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)
     return Drag(asked.handles, asked.targets, asked.mask * mask)
+
+
+def check_direction(generator: Generator, config: EditConfig) -> None:
+    """UsageError when the generator lacks the direction of `edit.direction` or its layers; tuning adds none."""
+    assert config.direction is not None
+    layers = parse_layers(generator, config.direction_layers)
+    pick_direction(generator, parse_direction(config.direction), layers, generator.w_avg)
 
 
 def _preset_face(crop: Crop, preset: str) -> np.ndarray:
@@ -265,11 +276,17 @@ def edit(
     config: EditConfig,
     console: Console,
     title: str,
+    face_network: FaceNetwork | None = None,
 ) -> Dragged:
-    """The drag on the (tuned) generator; `start` [1, 3, R, R] is its picture before the drag.
+    """The drag on the (tuned) generator, or the way along its direction; `start` [1, 3, R, R] is the picture before.
 
-    A preset is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`.
+    A preset is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`. The face
+    network is needed where `edit.identity_weight` is not 0.
     """
+    if config.direction is not None:
+        direction, layers, every = parse_direction(config.direction), config.direction_layers, config.frame_every
+        edited = move_along(generator, w, noise, direction, config.strength, layers, every)
+        return Dragged(edited, start, asked.targets, asked.mask, config.frame_every, config.fps)
     handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
     mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
     by_features = config.preset is None or config.method in ("points", "published")
@@ -280,12 +297,27 @@ def edit(
                 generator, w, noise, handles, targets, mask, _settings_of(PublishedSettings, config), on_step
             )
         elif locator is None:
-            edited = drag(generator, w, noise, handles, targets, mask, _settings_of(DragSettings, config), on_step)
+            person = _person(start.to(w), face_network) if config.identity_weight else None
+            settings = _settings_of(DragSettings, config)
+            edited = drag(generator, w, noise, handles, targets, mask, settings, on_step, person=person)
         else:
-            moves, settings = targets - handles, _landmark_settings(config)
-            edited = drag_landmarks(generator, w, noise, locator, moves, mask, settings, on_step)
+            moves, quick = targets - handles, _landmark_settings(config)
+            edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, on_step)
             targets = edited.tracks[0].double().numpy() + moves
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
+
+
+def _person(start: Tensor, network: FaceNetwork | None) -> Person:
+    """How far pictures are from the person of `start` [1, 3, R, R]: the squared distance of dlib's descriptors."""
+    if network is None:
+        raise UsageError("edit.identity_weight needs dlib's face network: `pip install face_recognition_models`.")
+    with torch.no_grad():
+        wanted = whole_face_descriptor(network, start.clamp(-1, 1))
+
+    def away(image: Tensor) -> Tensor:
+        return (whole_face_descriptor(network, image.clamp(-1, 1)) - wanted).square().sum()
+
+    return away
 
 
 def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> Dragged:

@@ -16,8 +16,8 @@ MIN_SIDE_PX = 256
 # VP9 first: every Chromium, Firefox and recent Safari plays it inside MP4, and the FFmpeg inside OpenCV's wheels can
 # write it; H.264 needs a system encoder; MPEG-4 part 2 is the last resort, for desktop players only.
 CODECS = ("vp09", "avc1", "mp4v")
-_HANDLE_RGB = (230, 57, 70)
-_TARGET_RGB = (29, 112, 236)
+HANDLE_RGB = (230, 57, 70)
+TARGET_RGB = (29, 112, 236)
 _SUBPIXEL_BITS = 4
 
 
@@ -101,8 +101,8 @@ def _drag_frame(frame: np.ndarray, handles: np.ndarray, targets: np.ndarray, min
     radius = max(3, min(picture.shape[:2]) // 90)
     for handle, target in zip(enlarge_points(handles, scale), enlarge_points(targets, scale), strict=True):
         _line(picture, handle, target, radius)
-        _dot(picture, target, radius, _TARGET_RGB)
-        _dot(picture, handle, radius, _HANDLE_RGB)
+        _dot(picture, target, radius, TARGET_RGB)
+        _dot(picture, handle, radius, HANDLE_RGB)
     return picture
 
 

@@ -20,7 +20,7 @@ from pipeline.schema import RunConfig
 
 T = TypeVar("T")
 
-NOT_IN_KEYS = frozenset({"checkpoint_every"})
+NOT_IN_KEYS = frozenset({"checkpoint_every", "gif"})
 """Settings that cannot change what a stage computes."""
 
 

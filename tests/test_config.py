@@ -169,7 +169,7 @@ def test_every_number_is_bounded_and_its_bounds_are_allowed(
         ("seed=null", "seed is null: allowed is a whole number from 0 to 4294967295"),
         ("progress=perhaps", "progress is perhaps: allowed is true or false"),
         ("device=gpu", "device is gpu: allowed are auto, cpu, cuda"),
-        ("edit=smil", "edit is smil: allowed are close_eyes, close_mouth, drag, draggan_published,"),
+        ("edit=smil", "edit is smil: allowed are close_eyes, close_mouth, direction, drag,"),
         ("tune=null", "tune is null: allowed are none, pivotal"),
         ("edit.preset=smirk", "edit.preset is smirk: allowed are smile, open_mouth, close_mouth, raise_brows,"),
         ("align.face=second", "align.face is second: allowed are largest, all or an index (0 is the largest face)"),

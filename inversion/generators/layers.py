@@ -52,7 +52,11 @@ class EqualizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out]."""
-        return F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        return F.linear(x, self.scaled_weight(), self.bias * self.bias_gain)
+
+    def scaled_weight(self) -> Tensor:
+        """The weight [out, in] that inputs are multiplied with."""
+        return self.weight * self.weight_gain
 
 
 def lrelu_gain(x: Tensor) -> Tensor:

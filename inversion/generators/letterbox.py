@@ -5,7 +5,7 @@ Everything around a generator (crops, masks, drags, the blend) is square; the ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import ModelError
-from inversion.generators.protocol import FeatureLayer, Generator, NoiseMaps, NoiseMode
+from inversion.generators.protocol import FeatureLayer, Generator, Layered, NoiseMaps, NoiseMode, Styled
 
 
 class Letterboxed(nn.Module):
@@ -67,6 +67,14 @@ class Letterboxed(nn.Module):
         """Activations [N, C, h, h], 0 in the bands."""
         return _boxed(self.inner.features(ws, at, noise_mode, noise))
 
+    def feature_maps(
+        self, ws: Tensor, ats: Sequence[int], noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
+    ) -> list[Tensor]:
+        """`features(ws, at)` for each of `ats`, in their order."""
+        if isinstance(self.inner, Layered):
+            return [_boxed(x) for x in self.inner.feature_maps(ws, ats, noise_mode, noise)]
+        return [self.features(ws, at, noise_mode, noise) for at in ats]
+
     def synthesize_with_features(
         self, ws: Tensor, at: int | str, noise_mode: NoiseMode = "const", noise: NoiseMaps | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -81,6 +89,12 @@ class Letterboxed(nn.Module):
     def ws_used_by(self, at: int | str) -> int:
         """Leading W+ layers that influence `features(ws, at)`."""
         return self.inner.ws_used_by(at)
+
+    def style_weights(self, layer: int) -> Tensor:
+        """The generator's style weights, as they are; ModelError when its family tells none."""
+        if not isinstance(self.inner, Styled):
+            raise ModelError("This family of generators tells no style weights: use the directions pca:0, pca:1, ...")
+        return self.inner.style_weights(layer)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Replace the generator's weights."""

@@ -194,6 +194,16 @@ class Patches:
 
 
 @runtime_checkable
+class Styled(Protocol):
+    """A generator that tells by which linear maps its W+ layers become styles."""
+
+    def style_weights(self, layer: int) -> Tensor:
+        """The weight [C, w_dim] of the affine maps that W+ layer `layer` goes through, stacked, without their biases,
+        times every gain that is applied when pictures are drawn."""
+        ...
+
+
+@runtime_checkable
 class Squared(Protocol):
     """A generator that can compute a few squares of a feature map without computing the whole map."""
 

@@ -187,6 +187,18 @@ class StyleGAN2(nn.Module):
         """Leading W+ layers that influence `features(ws, at)`."""
         return self._layer(at).num_ws
 
+    def style_weights(self, layer: int) -> Tensor:
+        """Affine weights [C, w_dim] behind W+ layer `layer`: of a convolution, of the colours, or of both, which share
+        it where a block ends. Colours count with their gain, as one of so many channels."""
+        block = self.synthesis.block(self.block_resolutions[layer // 2])
+        found = [] if layer % 2 else [block.conv1.affine.scaled_weight()]
+        if layer % 2 and block.has_rgb:
+            found.append(block.torgb.affine.scaled_weight() * block.torgb.weight_gain)
+        if layer % 2 and layer + 1 < self.num_ws:
+            following = self.synthesis.block(self.block_resolutions[layer // 2 + 1])
+            found.append(following.conv0.affine.scaled_weight())
+        return torch.cat(found)
+
     def _layer(self, at: int | str) -> FeatureLayer:
         name = at if isinstance(at, str) else f"b{at}.conv1"
         for layer in self.feature_layers:

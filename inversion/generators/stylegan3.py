@@ -440,6 +440,15 @@ class StyleGAN3(nn.Module):
         """Leading W+ layers that influence `features(ws, at)`: the input's and one a layer."""
         return self._layer(at).num_ws
 
+    def style_weights(self, layer: int) -> Tensor:
+        """Affine weight [C, w_dim] behind W+ layer `layer`: first the canvas's pose (four rows), then one layer each.
+        Colours count with their gain, as in `stylegan2`."""
+        if layer == 0:
+            return self.synthesis.input.affine.scaled_weight()
+        drawn = self.synthesis.layer(self.synthesis.shapes[layer - 1].name)
+        weight = drawn.affine.scaled_weight()
+        return weight / math.sqrt(drawn.weight[0].numel()) if drawn.shape.is_rgb else weight
+
     def _activations(self, ws: Tensor) -> Iterator[tuple[LayerShape, Tensor]]:
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ModelError(f"This generator takes ws of [N, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}.")
