@@ -20,7 +20,7 @@ from data.alignment import (
     align_quad,
     crop_photo,
 )
-from data.errors import NoFaceError
+from data.errors import NoFaceError, UsageError
 from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
