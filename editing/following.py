@@ -32,17 +32,19 @@ LINE_STEP_PX = 3.0  # its d: the longest pull, in pixels of a 512 px picture
 LINE_SAMPLES = 10  # places on the line that are compared
 LINE_PULLS = 5  # steps that a pull may take
 LEARNED = 0.5  # of l: below this a pull has come through
+NEARER = 0.9  # of the difference that it began with, too: where a map is smooth, aims look like the template at once
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Trail:
     """What a tracker remembers: the `template` [N, K, C] it looks for, `doubt` [N] of the present places (the feature
-    difference there over that to a random place), and of `line_search` the `aims` [N, 2] of the present pull and the
-    steps that it has taken."""
+    difference there over that to a random place), and of `line_search` the `aims` [N, 2] of the present pull, the
+    feature difference [N] that they `began` with, and the steps that it has taken."""
 
     template: Tensor
     doubt: Tensor
     aims: Tensor
+    began: Tensor
     pulls: int = 0
 
 
@@ -50,8 +52,9 @@ def set_out(task: DragTask) -> Trail:
     """The trail at the start of a drag."""
     still = task.handles.new_zeros(len(task.handles))
     if task.settings.tracker != "line_search":
-        return Trail(task.template, still, task.targets)
-    return Trail(task.template, still, next_aims(task, task.start, task.handles, task.template, TEMPLATE_STEP))
+        return Trail(task.template, still, task.targets, still)
+    aims = next_aims(task, task.start, task.handles, task.template, TEMPLATE_STEP)
+    return Trail(task.template, still, aims, _difference(task, task.start, aims, task.template))
 
 
 def follow(task: DragTask, trail: Trail, points: Tensor, features: FeatureMap) -> tuple[Tensor, Tensor, Trail]:
@@ -65,21 +68,31 @@ def follow(task: DragTask, trail: Trail, points: Tensor, features: FeatureMap) -
 
 
 def pull_along(task: DragTask, trail: Trail, points: Tensor, features: FeatureMap) -> tuple[Tensor, Tensor, Trail]:
-    """One step of FreeDrag: a pull that has come through moves its handle, one that has not goes on or back."""
+    """One step of FreeDrag: a pull that has come through moves its handle, one that has not goes on or back.
+
+    A pull must also bring the template nearer, or handles would arrive that nothing has moved.
+    """
     shown = sample(features, trail.aims[:, None] + task.patch)
-    away = (shown - trail.template).abs().mean(dim=(1, 2))
+    away = _difference(task, features, trail.aims, trail.template)
     lost = ~((shown - trail.template).square().mean(dim=(1, 2)) <= LOST_RATIO * task.typical)
     doubt = away / TEMPLATE_STEP
-    through = doubt <= LEARNED
+    through = (away <= LEARNED * TEMPLATE_STEP) & (away <= NEARER * trail.began)
     if trail.pulls + 1 < LINE_PULLS and not bool(through.all()):
         return points, lost, replace(trail, pulls=trail.pulls + 1, doubt=doubt)
-    share = adapted(away)[:, None, None]
-    template = torch.where(lost[:, None, None], trail.template, share * shown + (1 - share) * trail.template)
+    share = adapted(away)[:, None, None] * through[:, None, None]
+    template = share * shown + (1 - share) * trail.template
     points = torch.where(through[:, None], trail.aims, points)
     onward = next_aims(task, features, points, template, TEMPLATE_STEP)
     back = next_aims(task, features, trail.aims - 2.0 * _toward(task, trail.aims), template, 0.0)
     aims = torch.where(through[:, None], onward, torch.where((doubt > 1.0)[:, None], back, trail.aims))
-    return points, lost, Trail(template, doubt, aims)
+    anew = through | (doubt > 1.0)
+    began = torch.where(anew, _difference(task, features, aims, template), trail.began)
+    return points, lost, Trail(template, doubt, aims, began)
+
+
+def _difference(task: DragTask, features: FeatureMap, points: Tensor, template: Tensor) -> Tensor:
+    """Mean |F - template| [N] over the discs round points [N, 2], in standard deviations."""
+    return (sample(features, points[:, None] + task.patch) - template).abs().mean(dim=(1, 2))
 
 
 def adapted(away: Tensor) -> Tensor:
