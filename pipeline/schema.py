@@ -33,8 +33,15 @@ PRESETS = (
     "raise_brows",
     "open_eyes",
     "close_eyes",
+    "bigger_eyes",
+    "frown",
     "turn_left",
     "turn_right",
+    "look_up",
+    "look_down",
+    "tilt",
+    "slimmer_face",
+    "wider_face",
     "slim",
 )
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
@@ -198,12 +205,14 @@ class TuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class EditConfig:
-    """The drag: `points` are [x, y, x2, y2] in photo pixels; `mask` is a PNG in photo pixels, white may change;
-    `auto_mask` lets points given by hand change their surroundings only, where there is no mask."""
+    """The drag: `points` are [x, y, x2, y2] in photo pixels; `like` is another photo, whose head's pose is taken;
+    `mask` is a PNG in photo pixels, white may change; `auto_mask` lets points given by hand change their surroundings
+    only, where there is no mask."""
 
     KEY: ClassVar[str] = "edit"
     points: list[list[float]] = knob([])
     preset: str | None = knob(None, choices=PRESETS)
+    like: str | None = knob(None, path=True)
     strength: float = knob(1.0, -3, 3)
     method: str = knob("auto", choices=("auto", "points", "landmarks", "published"))
     mask: str | None = knob(None, path=True)
@@ -232,7 +241,12 @@ class EditConfig:
                 f"edit.preset is {self.preset} and edit.points is {self.points}: give only one of them "
                 "(edit.preset=null drops the preset)"
             )
-        if self.method == "landmarks" and self.preset is None:
+        if self.like is not None and (self.points or self.preset is not None):
+            other = f"edit.preset is {self.preset}" if self.preset is not None else f"edit.points is {self.points}"
+            raise UsageError(
+                f"edit.like is {self.like} and {other}: give only one of them (edit.like=null drops the other photo)"
+            )
+        if self.method == "landmarks" and not self.by_face:
             raise UsageError(
                 "edit.method is landmarks, and edit.preset is null: points given by hand are no landmarks; choose a "
                 "preset, or edit.method=auto"
@@ -242,6 +256,11 @@ class EditConfig:
                 f"edit.feature_resolution is {self.feature_resolution}: "
                 "allowed are 0 (automatic) and the powers of two from 4 to 1024"
             )
+
+    @property
+    def by_face(self) -> bool:
+        """Whether the drag comes from the face's landmarks: by a preset, or by the pose of another photo."""
+        return self.preset is not None or self.like is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,10 +369,10 @@ def check_runnable(config: RunConfig) -> None:
             f"stages begins with {first} but from is null: give from=RUN, the folder of an earlier run, "
             "or begin with align"
         )
-    if "edit" in config.stages and not config.edit.points and config.edit.preset is None:
+    if "edit" in config.stages and not config.edit.points and not config.edit.by_face:
         raise UsageError(
             "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, "
-            "or edit=smile, or leave the edit out with stages=[align,invert,tune]"
+            "or edit=smile, or edit.like=PHOTO, or leave the edit out with stages=[align,invert,tune]"
         )
 
 
