@@ -114,7 +114,7 @@ def test_a_run_takes_the_pose_and_knows_the_other_photo_by_its_content(
 def test_a_pose_beyond_the_presets_is_told_and_held(
     generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    like = other_photo(tmp_path / "far.png", 9.0)
+    like = other_photo(tmp_path / "far.png", 8.0)
     run(short_config(generator, tmp_path / "out", edit=EditConfig(like=like, steps=1)))
     said = capsys.readouterr()
     assert "tilt +3.00" in said.out
