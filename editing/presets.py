@@ -35,7 +35,7 @@ WHOLE_HEAD = ("turn_left", "turn_right", "look_up", "look_down", "tilt")  # thei
 HEAD_RADII, HEAD_BELOW = (1.15, 1.55), 0.35  # across and along the face; the centre's place below the eyes
 TURN = 0.24  # inter-ocular distances that the nose tip moves: two standard deviations among portraits
 LOOK = 0.07  # the same of a head that nods: one standard deviation, 0.067 by 240 portraits' common factor (look_down)
-TILT_DEG = 2.0  # two standard deviations of the eye line in 240 aligned portraits (1.0 degree): all a generator has seen
+TILT_DEG = 2.0  # two standard deviations of the eye line in 240 aligned portraits: generators have seen little more
 TILTED = (*EYE_CORNERS, *LEFT_BROW, *RIGHT_BROW, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT, CHIN_PAD)
 TILT_CENTRE = 0.5  # inter-ocular distances below the eyes: eyes and mouth then move about equally far
 
