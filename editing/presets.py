@@ -20,18 +20,24 @@ LANDMARKS = 68
 CHIN = 8
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
 EYE_CORNERS = (36, 39, 42, 45)
-NOSE_BRIDGE, NOSE_TIP, NOSE_BASE = 27, 30, 33
+NOSE_BRIDGE, NOSE_LINE, NOSE_TIP, NOSE_BASE = 27, 28, 30, 33
+EARS = (0, 16)  # the ends of the jaw's line, beside the ears: they lie behind the eyes
 MOUTH_LEFT, MOUTH_RIGHT = 48, 54
 UPPER_LIP, LOWER_LIP = 51, 57
 CHIN_PAD = LANDMARKS  # made here, half way from the lower lip to the chin: the chin itself may leave a tight crop
 UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
 INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # (upper, lower)
 LEFT_BROW, RIGHT_BROW = (18, 19, 20), (23, 24, 25)
+INNER_BROW_LEFT, INNER_BROW_RIGHT = 21, 22
 LEFT_JAW, RIGHT_JAW = (3, 4, 5), (13, 12, 11)
 MAX_STRENGTH = 3.0
-WHOLE_HEAD = ("turn_left", "turn_right")  # presets whose mask is the head, not only what is dragged
+WHOLE_HEAD = ("turn_left", "turn_right", "look_up", "look_down", "tilt")  # their mask is the head, not what is dragged
 HEAD_RADII, HEAD_BELOW = (1.15, 1.55), 0.35  # across and along the face; the centre's place below the eyes
 TURN = 0.24  # inter-ocular distances that the nose tip moves: two standard deviations among portraits
+LOOK = 0.07  # the same of a head that nods: one standard deviation, 0.067 by 240 portraits' common factor (look_down)
+TILT_DEG = 2.0  # two standard deviations of the eye line in 240 aligned portraits: generators have seen little more
+TILTED = (*EYE_CORNERS, *LEFT_BROW, *RIGHT_BROW, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT, CHIN_PAD)
+TILT_CENTRE = 0.5  # inter-ocular distances below the eyes: eyes and mouth then move about equally far
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,6 +51,11 @@ class FaceFrame:
     right: Points
     down: Points
     unit_px: float
+
+    def places(self) -> Points:
+        """The points [69, 2] as (right, down) from the middle between the eyes, in inter-ocular distances."""
+        middle = (self.points[LEFT_EYE].mean(axis=0) + self.points[RIGHT_EYE].mean(axis=0)) / 2
+        return np.asarray((self.points - middle) @ np.stack([self.right, self.down]).T / self.unit_px)
 
     def gap(self, pairs: Sequence[tuple[int, int]]) -> float:
         """Mean opening between (upper, lower) landmarks along `down`, in inter-ocular distances, at least 0."""
@@ -107,6 +118,28 @@ def close_eyes(face: FaceFrame) -> Moves:
     return {**dict.fromkeys(UPPER_LIDS, (0.0, gap)), **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)}
 
 
+def frown(_face: FaceFrame) -> Moves:
+    """Mouth corners down and a little inward, the brows' inner ends down and together."""
+    return {
+        MOUTH_LEFT: (0.02, 0.06),
+        MOUTH_RIGHT: (-0.02, 0.06),
+        INNER_BROW_LEFT: (0.025, 0.045),
+        INNER_BROW_RIGHT: (-0.025, 0.045),
+        **_anchors(*EYE_CORNERS, NOSE_TIP),
+    }
+
+
+def bigger_eyes(_face: FaceFrame) -> Moves:
+    """Upper lids up, lower lids down, the corners of each eye apart."""
+    inner, outer = ((39, 0.01), (42, -0.01)), ((36, -0.01), (45, 0.01))
+    return {
+        **dict.fromkeys(UPPER_LIDS, (0.0, -0.04)),
+        **dict.fromkeys(LOWER_LIDS, (0.0, 0.02)),
+        **{corner: (right, 0.0) for corner, right in (*inner, *outer)},
+        **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT),
+    }
+
+
 def turn_left(_face: FaceFrame) -> Moves:
     """The head turns towards the picture's left round the eyes: what is nearer to the camera moves farther.
 
@@ -118,13 +151,42 @@ def turn_left(_face: FaceFrame) -> Moves:
 
 def turn_right(face: FaceFrame) -> Moves:
     """The head turns towards the picture's right: `turn_left` the other way."""
-    return {index: (-right, down) for index, (right, down) in turn_left(face).items()}
+    return _reversed(turn_left(face))
 
 
-def slim(_face: FaceFrame) -> Moves:
+def look_down(_face: FaceFrame) -> Moves:
+    """The head nods round the eyes: what lies before them goes down, the ears, which lie behind them, up.
+
+    The proportions are those of 240 portraits: the slopes on the one common factor of the heights of nose tip and ears
+    and of the nose tip's distance to its base (correlations -0.56, -0.68, 0.72). Slopes on the nose tip alone would
+    measure long noses and long chins, and a drag by them changes the person.
+    """
+    nearness = {NOSE_TIP: 1.0, NOSE_LINE: 0.55, NOSE_BASE: 0.5, UPPER_LIP: 0.1, LOWER_LIP: 0.0, CHIN_PAD: -0.2}
+    nearness |= dict.fromkeys(EARS, -1.0)
+    return {index: (0.0, LOOK * near) for index, near in nearness.items()} | _anchors(*EYE_CORNERS)
+
+
+def look_up(face: FaceFrame) -> Moves:
+    """The head is raised: `look_down` the other way."""
+    return _reversed(look_down(face))
+
+
+def tilt(face: FaceFrame, strength: float = 1.0) -> Moves:
+    """The head leans clockwise in the picture: everything rotates about the middle of the face."""
+    places = face.places()
+    moved = rotated(places, strength * TILT_DEG) - places
+    return {index: (float(moved[index, 0]), float(moved[index, 1])) for index in TILTED}
+
+
+def slimmer_face(_face: FaceFrame) -> Moves:
     """The jaw's sides inward, eyes, nose and mouth held."""
     moves = {**dict.fromkeys(LEFT_JAW, (0.10, 0.0)), **dict.fromkeys(RIGHT_JAW, (-0.10, 0.0))}
     return moves | _anchors(*EYE_CORNERS, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT, CHIN_PAD)
+
+
+def wider_face(face: FaceFrame) -> Moves:
+    """The jaw's sides outward: `slimmer_face` the other way."""
+    return _reversed(slimmer_face(face))
 
 
 PRESETS: dict[str, Callable[[FaceFrame], Moves]] = {
@@ -134,10 +196,24 @@ PRESETS: dict[str, Callable[[FaceFrame], Moves]] = {
     "raise_brows": raise_brows,
     "open_eyes": open_eyes,
     "close_eyes": close_eyes,
+    "bigger_eyes": bigger_eyes,
+    "frown": frown,
     "turn_left": turn_left,
     "turn_right": turn_right,
-    "slim": slim,
+    "look_up": look_up,
+    "look_down": look_down,
+    "tilt": tilt,
+    "slimmer_face": slimmer_face,
+    "wider_face": wider_face,
+    "slim": slimmer_face,  # its name before there was wider_face
 }
+
+
+def moves_of(name: str, face: FaceFrame, strength: float = 1.0) -> Moves:
+    """A preset's moves at a strength: multiplied by it, of `tilt` the angle is."""
+    if name == "tilt":
+        return tilt(face, strength)
+    return {index: (strength * right, strength * down) for index, (right, down) in PRESETS[name](face).items()}
 
 
 def preset_drag(
@@ -154,13 +230,16 @@ def preset_drag(
     if not -MAX_STRENGTH <= strength <= MAX_STRENGTH:
         raise UsageError(f"edit.strength is {strength}; it must lie between {-MAX_STRENGTH:g} and {MAX_STRENGTH:g}.")
     face = face_frame(landmarks)
-    moves = PRESETS[name](face)
+    return drag_of(face, moves_of(name, face, strength), shape_hw, whole_head=name in WHOLE_HEAD and strength != 0)
+
+
+def drag_of(face: FaceFrame, moves: Moves, shape_hw: tuple[int, int] | None, whole_head: bool) -> Drag:
+    """The moves of a face in photo pixels; with the photo's `shape_hw` also a mask round the head or what moves."""
     handles = face.points[list(moves)]
-    steps = np.array(list(moves.values())) * (strength * face.unit_px)
-    targets = handles + steps @ np.stack([face.right, face.down])
+    targets = handles + np.array(list(moves.values())) @ np.stack([face.right, face.down]) * face.unit_px
     if shape_hw is None:
         return Drag(handles, targets)
-    if name in WHOLE_HEAD and strength:
+    if whole_head:
         return Drag(handles, targets, faded(lambda grid: _outside_head(grid, face), shape_hw))
     return Drag(handles, targets, soft_mask(handles, targets, face.unit_px, shape_hw))
 
@@ -177,11 +256,22 @@ def preset_progress(name: str, before: PointsLike, after: PointsLike, strength: 
     `after` are found in the pictures themselves, so this measures a drag without trusting its tracker.
     """
     first, second = face_frame(before), face_frame(after)
-    moves = PRESETS[name](first)
-    asked = np.array(list(moves.values())) * (strength * first.unit_px) @ np.stack([first.right, first.down])
+    moves = moves_of(name, first, strength)
+    asked = np.array(list(moves.values())) @ np.stack([first.right, first.down]) * first.unit_px
     made = (second.points - first.points)[list(moves)]
     total = float((asked**2).sum())
     return float((made * asked).sum()) / total if total else 0.0
+
+
+def rotated(places: Points, degrees: float) -> Points:
+    """Places [..., 2] of a face (`FaceFrame.places`) rotated clockwise about its middle."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    centre = np.array([0.0, TILT_CENTRE])
+    return np.asarray((places - centre) @ np.array([[c, s], [-s, c]]) + centre)
+
+
+def _reversed(moves: Moves) -> Moves:
+    return {index: (-right, -down) for index, (right, down) in moves.items()}
 
 
 def _anchors(*indices: int) -> Moves:

@@ -98,9 +98,9 @@ class Chain:
 
         def ask(face: FaceWork) -> None:
             face.pairs = pairs[face.number]
-            if config.preset is None and config.direction is None and not face.pairs:
+            if not config.by_face and config.direction is None and not face.pairs:
                 return
-            face.asked = stages.make_drag(config, face.crop, face.pairs)
+            face.asked = stages.make_drag(config, face.crop, face.pairs, self.engine.console)
             if config.direction is not None:
                 stages.check_direction(self.setup.generator.module, config)
                 return
@@ -233,7 +233,7 @@ class Chain:
     def _edit_inputs(self, face: FaceWork) -> dict[str, Any]:
         config = self.config.edit
         source_key = needed(face.fitted).key if face.sampled is None else face.sampled.key
-        settings = plain_config(config, {"points", "mask", "strength"})
+        settings = plain_config(config, {"points", "mask", "strength", "like"})
         if config.direction is not None:
             settings = {name: settings[name] for name in OF_DIRECTIONS}
         else:
@@ -241,10 +241,10 @@ class Chain:
         return {
             "source": source_key,
             "pairs": [config.points[number] for number in face.pairs],
-            "strength": None if config.preset is None and config.direction is None else config.strength,
+            "strength": config.strength if config.by_face or config.direction is not None else None,
             "mask": stages.mask_hash(config.mask),
             "config": settings,
-        }
+        } | ({} if config.like is None else {"like": stages.mask_hash(config.like)})
 
     def _drag(self, face: FaceWork) -> Dragged:
         title, console, asked = self._title("edit", face), self.engine.console, needed(face.asked)

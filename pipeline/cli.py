@@ -129,6 +129,7 @@ def _check_paths(config: RunConfig) -> None:
         "photo": config.photo,
         "invert.mask": config.invert.mask_path,
         "edit.mask": config.edit.mask,
+        "edit.like": config.edit.like,
         "blend.mask": config.blend.mask,
         "generator.path": config.generator.path,
     }

@@ -24,6 +24,7 @@ from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
 from pipeline.models import LoadedGenerator, Models, PerceptualChoice, choose_perceptual, pick_device
 from pipeline.outputs import MEASURE
+from pipeline.posing import landmarks_in
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
 from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable, missing_mask
@@ -175,6 +176,8 @@ def open_setup(
     else:
         photo_sha256 = "" if earlier is None or not earlier["photo"] else str(earlier["photo"]["sha256"])
     _try_masks(config, photo, earlier)
+    if "edit" in config.stages and config.edit.like is not None:
+        landmarks_in(config.edit.like)
     _check_identity(config)
     generator = _read_generator(config, earlier, device, models)
     return Setup(config, device, generator, perceptual, photo, photo_sha256, earlier, models)

@@ -34,8 +34,15 @@ PRESETS = (
     "raise_brows",
     "open_eyes",
     "close_eyes",
+    "bigger_eyes",
+    "frown",
     "turn_left",
     "turn_right",
+    "look_up",
+    "look_down",
+    "tilt",
+    "slimmer_face",
+    "wider_face",
     "slim",
 )
 """The names of `editing.presets`, which is not imported here because the command line starts without numpy."""
@@ -202,13 +209,15 @@ class TuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class EditConfig:
-    """The drag: `points` are [x, y, x2, y2] in photo pixels; `mask` is a PNG in photo pixels, white may change;
-    `auto_mask` lets points given by hand change their surroundings only, where there is no mask. `direction` moves the
-    latent along a direction of the generator instead, by `strength` standard deviations. `gif`: edit.gif, too."""
+    """The drag: `points` are [x, y, x2, y2] in photo pixels; `like` is another photo, whose head's pose is taken;
+    `mask` is a PNG in photo pixels, white may change; `auto_mask` lets points given by hand change their surroundings
+    only, where there is no mask. `direction` moves the latent along a direction of the generator instead, by `strength`
+    standard deviations. `gif`: edit.gif, too."""
 
     KEY: ClassVar[str] = "edit"
     points: list[list[float]] = knob([])
     preset: str | None = knob(None, choices=PRESETS)
+    like: str | None = knob(None, path=True)
     direction: str | None = None
     direction_layers: str = "all"
     strength: float = knob(1.0, -3, 3)
@@ -244,8 +253,13 @@ class EditConfig:
                 f"edit.preset is {self.preset} and edit.points is {self.points}: give only one of them "
                 "(edit.preset=null drops the preset)"
             )
+        if self.like is not None and (self.points or self.preset is not None):
+            other = f"edit.preset is {self.preset}" if self.preset is not None else f"edit.points is {self.points}"
+            raise UsageError(
+                f"edit.like is {self.like} and {other}: give only one of them (edit.like=null drops the other photo)"
+            )
         self._check_direction()
-        if self.method == "landmarks" and self.preset is None:
+        if self.method == "landmarks" and not self.by_face:
             raise UsageError(
                 "edit.method is landmarks, and edit.preset is null: points given by hand are no landmarks; choose a "
                 "preset, or edit.method=auto"
@@ -255,6 +269,11 @@ class EditConfig:
                 f"edit.feature_resolution is {self.feature_resolution}: "
                 "allowed are 0 (automatic) and the powers of two from 4 to 1024"
             )
+
+    @property
+    def by_face(self) -> bool:
+        """Whether the drag comes from the face's landmarks: by a preset, or by the pose of another photo."""
+        return self.preset is not None or self.like is not None
 
     def _check_direction(self) -> None:
         text, layers = self.direction, self.direction_layers
@@ -269,8 +288,9 @@ class EditConfig:
                 f"edit.direction_layers is {layers}: allowed are {', '.join(DIRECTION_LAYERS)}, or a range of W+ "
                 "layers such as 0-5"
             )
-        if text is not None and (self.points or self.preset is not None):
+        if text is not None and (self.points or self.by_face):
             other = f"edit.points is {self.points}" if self.points else f"edit.preset is {self.preset}"
+            other = other if self.like is None else f"edit.like is {self.like}"
             raise UsageError(
                 f"edit.direction is {text} and {other}: give only one of them (edit.direction=null drops the direction)"
             )
@@ -387,10 +407,10 @@ def check_runnable(config: RunConfig) -> None:
             "or begin with align"
         )
     edit = config.edit
-    if "edit" in config.stages and not edit.points and edit.preset is None and edit.direction is None:
+    if "edit" in config.stages and not edit.points and not edit.by_face and edit.direction is None:
         raise UsageError(
-            "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, "
-            "or edit=smile, or edit.direction=pca:0, or leave the edit out with stages=[align,invert,tune]"
+            "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, or "
+            "edit=smile, edit.like=PHOTO or edit.direction=pca:0, or leave the edit out with stages=[align,invert,tune]"
         )
 
 

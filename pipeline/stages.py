@@ -31,6 +31,7 @@ from editing.drag_task import Person
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.masks import EYES_APART, automatic_mask
 from editing.points import Drag
+from editing.pose import pose_drag, pose_landmarks
 from editing.presets import preset_drag, preset_landmarks
 from editing.published import PublishedSettings, drag_published
 from inversion.generators.protocol import Generator, NoiseMaps
@@ -46,6 +47,7 @@ from pipeline.locating import LandmarkLocator
 from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
+from pipeline.posing import pose_towards
 from pipeline.progress import Console, checkpointed_steps, watched_steps
 
 if TYPE_CHECKING:
@@ -230,24 +232,29 @@ def sampled_crop(sampled: Sampled) -> Crop:
     return Crop(sampled.image.cpu().numpy(), np.ones((1, 1, size, size), np.float32), alignment)
 
 
-def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int]) -> Drag:
-    """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks.
+def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int], console: Console | None = None) -> Drag:
+    """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks, or
+    the pose of `edit.like`.
 
     The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. A direction moves no
-    points. Raises NoFaceError when a preset finds no landmarks.
+    points. The console is told the pose. Raises NoFaceError when no landmarks are found here or in the other photo.
     """
     shape = crop.alignment.photo_shape
     mask = None if config.mask is None else read_mask(config.mask, shape)
     if config.direction is not None:
         return Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask)
-    if config.preset is None:
+    if not config.by_face:
         points = np.array([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 4)
         handles, targets = points[:, :2], points[:, 2:]
         if mask is None and config.auto_mask:
             unit_px = EYES_APART * crop.alignment.size * crop.alignment.photo_px_per_crop_px
             mask = automatic_mask(handles, targets, unit_px, shape)
         return Drag(handles, targets, mask)
-    asked = preset_drag(config.preset, _preset_face(crop, config.preset), config.strength, shape)
+    landmarks = _own_landmarks(crop, config)
+    if config.preset is None:
+        asked = pose_drag(landmarks, pose_towards(config, landmarks, console), shape)
+    else:
+        asked = preset_drag(config.preset, landmarks, config.strength, shape)
     if mask is None or asked.mask is None:
         return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)
     return Drag(asked.handles, asked.targets, asked.mask * mask)
@@ -260,10 +267,12 @@ def check_direction(generator: Generator, config: EditConfig) -> None:
     pick_direction(generator, parse_direction(config.direction), layers, generator.w_avg)
 
 
-def _preset_face(crop: Crop, preset: str) -> np.ndarray:
-    """Landmarks [68, 2] in photo pixels for a preset."""
-    mend = "give points by hand with 'edit.preset=null' 'edit.points=[[x,y,x2,y2]]'"
-    return landmarks_of(crop, f"edit.preset={preset}", mend)
+def _own_landmarks(crop: Crop, config: EditConfig) -> np.ndarray:
+    """Landmarks [68, 2] in photo pixels for a preset or a pose."""
+    asked = {"edit.like": config.like} if config.preset is None else {"edit.preset": config.preset}
+    ((key, value),) = asked.items()
+    mend = f"give points by hand with '{key}=null' 'edit.points=[[x,y,x2,y2]]'"
+    return landmarks_of(crop, f"{key}={value}", mend)
 
 
 def edit(
@@ -280,8 +289,8 @@ def edit(
 ) -> Dragged:
     """The drag on the (tuned) generator, or the way along its direction; `start` [1, 3, R, R] is the picture before.
 
-    A preset is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`. The face
-    network is needed where `edit.identity_weight` is not 0.
+    A preset or a pose is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`.
+    The face network is needed where `edit.identity_weight` is not 0.
     """
     if config.direction is not None:
         direction, layers, every = parse_direction(config.direction), config.direction_layers, config.frame_every
@@ -289,7 +298,7 @@ def edit(
         return Dragged(edited, start, asked.targets, asked.mask, config.frame_every, config.fps)
     handles, targets = crop.alignment.to_crop(asked.handles), crop.alignment.to_crop(asked.targets)
     mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
-    by_features = config.preset is None or config.method in ("points", "published")
+    by_features = not config.by_face or config.method in ("points", "published")
     locator = None if by_features else _locator(config, start, crop, console)
     with watched_steps(console, title) as on_step:
         if config.method == "published":
@@ -347,15 +356,16 @@ def _landmark_settings(config: EditConfig) -> LandmarkSettings:
 
 
 def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) -> LandmarkLocator | None:
-    """What finds the preset's landmarks in pictures like `start`; None, said aloud, when no face is found there."""
-    assert config.preset is not None, "only presets name landmarks"
-    landmarks = preset_landmarks(config.preset, _preset_face(crop, config.preset))
+    """What finds the landmarks that are dragged in pictures like `start`; None, said aloud, when there is no face."""
+    own = _own_landmarks(crop, config)
+    landmarks = pose_landmarks(own) if config.preset is None else preset_landmarks(config.preset, own)
     try:
         return LandmarkLocator(image_u8(start), landmarks)
     except NoFaceError:
         if config.method == "landmarks":
             raise
-        console.warn(f"no face was found in the inverted picture: edit.preset={config.preset} is dragged by features")
+        asked = f"edit.like={config.like}" if config.preset is None else f"edit.preset={config.preset}"
+        console.warn(f"no face was found in the inverted picture: {asked} is dragged by features")
         return None
 
 

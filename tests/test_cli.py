@@ -157,6 +157,7 @@ def test_null_clears_a_path_and_a_tilde_behind_an_equals_sign_is_the_home_folder
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert prepare_override("edit.mask=null") == "edit.mask=null"
+    assert prepare_override("edit.like=a, b.jpg") == "edit.like='a, b.jpg'"
     assert prepare_override("out=~/runs") == "out='/home/someone/runs'"
     assert prepare_override("out=~x/runs") == "out='~x/runs'"
 
@@ -274,6 +275,7 @@ def test_nothing_but_the_run_writes_here(photo: str, run: FakeRun, here: Path) -
             "photo pixels; did you mean auto?",
         ),
         (["me.jpg", "edit=smile", "edit.mask=m.png"], "edit.mask is m.png, which does not exist: allowed is the path"),
+        (["me.jpg", "edit.like=o.jpg"], "edit.like is o.jpg, which does not exist: allowed is the path of a file"),
         (["me.jpg", "invert.stps=3"], "invert.stps is not a setting: did you mean invert.steps?"),
         (["me.jpg", "invert.steps=0"], "invert.steps is 0: allowed is a whole number from 1 to 10000."),
         (["me.jpg", "seed=1,2"], "seed=1,2 gives several values: allowed is one, or -m before it to run them all."),

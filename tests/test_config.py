@@ -169,7 +169,7 @@ def test_every_number_is_bounded_and_its_bounds_are_allowed(
         ("seed=null", "seed is null: allowed is a whole number from 0 to 4294967295"),
         ("progress=perhaps", "progress is perhaps: allowed is true or false"),
         ("device=gpu", "device is gpu: allowed are auto, cpu, cuda"),
-        ("edit=smil", "edit is smil: allowed are close_eyes, close_mouth, direction, drag,"),
+        ("edit=smil", "edit is smil: allowed are bigger_eyes, close_eyes, close_mouth, direction, drag,"),
         ("tune=null", "tune is null: allowed are none, pivotal"),
         ("edit.preset=smirk", "edit.preset is smirk: allowed are smile, open_mouth, close_mouth, raise_brows,"),
         ("align.face=second", "align.face is second: allowed are largest, all or an index (0 is the largest face)"),
@@ -215,7 +215,7 @@ def test_a_wrong_setting_ends_in_one_sentence(override: str, sentence: str) -> N
 
 
 def test_a_misspelled_choice_gets_the_nearest_one() -> None:
-    assert refusal("edit=smil").endswith("turn_left, turn_right; did you mean smile?")
+    assert refusal("edit=smil").endswith("turn_left, turn_right, wider_face; did you mean smile?")
 
 
 def test_points_and_preset_together_are_refused() -> None:
@@ -224,6 +224,15 @@ def test_points_and_preset_together_are_refused() -> None:
         "edit.preset is smile and edit.points is [[1.0, 2.0, 3.0, 4.0]]: give only one of them "
         "(edit.preset=null drops the preset)"
     )
+
+
+def test_another_photos_pose_is_the_only_drag() -> None:
+    dropped = "give only one of them (edit.like=null drops the other photo)"
+    assert refusal("edit=smile", "edit.like='b.jpg'") == f"edit.like is b.jpg and edit.preset is smile: {dropped}"
+    points = refusal("edit.like='b.jpg'", "edit.points=[[1,2,3,4]]")
+    assert points == f"edit.like is b.jpg and edit.points is [[1.0, 2.0, 3.0, 4.0]]: {dropped}"
+    assert refusal("edit.like=").startswith("edit.like is empty: allowed is a path or null")
+    assert compose(["edit.like='b.jpg'", "edit.method=landmarks"]).edit.by_face
 
 
 def test_whole_numbers_become_floats_and_numbers_become_text_where_that_is_the_type() -> None:
@@ -282,6 +291,7 @@ def test_a_stage_without_its_input_is_refused_before_the_run(overrides: list[str
         ["from_run=runs/a", "stages=[edit,blend]", "edit=smile"],
         ["from_run=runs/a", "edit.points=[[1,2,1,2]]"],
         ["stages=[sample,edit]", "edit=smile"],
+        ["photo=a.png", "edit.like='b.jpg'"],
         ["stages=[sample]"],
     ],
 )

@@ -35,7 +35,9 @@ def start_w() -> Tensor:
 def test_every_way_moves_a_part_where_it_was_asked(
     parts: Parts, start_w: Tensor, tracker: str, supervision: str
 ) -> None:
-    settings = replace(QUICK, tracker=tracker, supervision=supervision, lr=0.01 if tracker == "line_search" else QUICK.lr)
+    settings = replace(
+        QUICK, tracker=tracker, supervision=supervision, lr=0.01 if tracker == "line_search" else QUICK.lr
+    )
     target = torch.tensor([CENTRES[0]]) + torch.tensor([5.0, -3.0])
     edited = drag(parts, start_w, None, [CENTRES[0]], target, settings=settings)
     assert edited.stop_reason == "arrived"

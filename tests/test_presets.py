@@ -10,7 +10,7 @@ import torch
 
 from data.errors import UsageError
 from editing.drag import DragSettings, drag
-from editing.presets import EYE_CORNERS, PRESETS, preset_drag, preset_progress
+from editing.presets import EYE_CORNERS, PRESETS, TILT_DEG, WHOLE_HEAD, preset_drag, preset_progress
 from tests.tiny import tiny_generator
 
 UNIT_PX = 40.0  # between the eyes of the drawn face
@@ -70,8 +70,9 @@ def test_turning_and_scaling_the_face_turns_and_scales_the_drag(name: str) -> No
 @pytest.mark.parametrize("name", PRESETS)
 def test_strength_is_linear_and_negative_reverses(name: str) -> None:
     one, two, back, none = (preset_drag(name, drawn_face(), s) for s in (1.0, 2.0, -1.0, 0.0))
-    assert np.allclose(two.targets - two.handles, 2 * (one.targets - one.handles))
-    assert np.allclose(back.targets - back.handles, one.handles - one.targets)
+    bend = 0.1 if name == "tilt" else 1e-9  # px: its angle is linear in the strength, its ways are arcs
+    assert np.allclose(two.targets - two.handles, 2 * (one.targets - one.handles), atol=bend)
+    assert np.allclose(back.targets - back.handles, one.handles - one.targets, atol=bend)
     assert np.array_equal(none.targets, none.handles)
     assert 1.0 < np.abs(one.targets - one.handles).max() < 0.35 * UNIT_PX
 
@@ -120,6 +121,54 @@ def test_brows_rise_and_jaw_narrows() -> None:
     assert all(slim[right][0] < 0 for right in (11, 12, 13))
 
 
+def test_the_face_grows_narrower_and_wider_alike() -> None:
+    slimmer, wider, old = (by_index(name, drawn_face()) for name in ("slimmer_face", "wider_face", "slim"))
+    assert slimmer.keys() == wider.keys() == old.keys()
+    for index, move in slimmer.items():
+        assert np.array_equal(old[index], move)
+        assert wider[index] == pytest.approx(-move)
+
+
+def test_frown_pulls_mouth_corners_and_inner_brows_down_and_inward() -> None:
+    moves = by_index("frown", drawn_face())
+    for left, right in ((48, 54), (21, 22)):
+        assert moves[left][0] == pytest.approx(-moves[right][0])
+        assert moves[left][0] > 0
+        assert moves[left][1] == pytest.approx(moves[right][1])
+        assert moves[left][1] > 0
+    assert all(not moves[corner].any() for corner in EYE_CORNERS)
+
+
+def test_bigger_eyes_grow_on_every_side() -> None:
+    moves = by_index("bigger_eyes", drawn_face())
+    assert all(moves[lid][1] < 0 for lid in (37, 38, 43, 44))
+    assert all(moves[lid][1] > 0 for lid in (40, 41, 46, 47))
+    assert moves[36][0] < 0 < moves[39][0]
+    assert moves[42][0] < 0 < moves[45][0]
+    assert not moves[30].any()
+
+
+def test_looks_move_nose_and_ears_opposite_ways_along_the_face() -> None:
+    up, down = by_index("look_up", drawn_face()), by_index("look_down", drawn_face())
+    assert up.keys() == down.keys()
+    for index, move in down.items():
+        assert up[index] == pytest.approx(-move)
+        assert move[0] == pytest.approx(0.0)
+    assert down[30][1] > down[33][1] > down[51][1] > 0 > down[0][1]
+    assert down[0] == pytest.approx(down[16])
+    assert all(not down[corner].any() for corner in EYE_CORNERS)
+
+
+@pytest.mark.parametrize("strength", [-3.0, 0.5, 1.0, 3.0])
+def test_tilt_rotates_clockwise_and_keeps_distances(strength: float) -> None:
+    asked = preset_drag("tilt", drawn_face(), strength)
+    apart = [np.linalg.norm(points[:, None] - points, axis=-1) for points in (asked.handles, asked.targets)]
+    assert np.allclose(*apart)
+    across = asked.targets[3] - asked.targets[0]  # the outer eye corners; y grows downward, so clockwise is positive
+    assert math.degrees(math.atan2(across[1], across[0])) == pytest.approx(strength * TILT_DEG)
+    assert asked.targets[:4].mean(axis=0)[1] == pytest.approx(90.0, abs=0.2)
+
+
 def test_turns_go_to_the_side_they_name_round_the_eyes() -> None:
     left, right = by_index("turn_left", drawn_face()), by_index("turn_right", drawn_face())
     assert left.keys() == right.keys()
@@ -161,7 +210,7 @@ def test_mask_covers_what_moves_and_fades_to_nothing() -> None:
 
 
 def test_mask_of_a_turn_is_the_head() -> None:
-    for name in ("turn_left", "turn_right"):
+    for name in WHOLE_HEAD:
         mask = preset_drag(name, drawn_face(), 1.0, (300, 300)).mask
         assert mask is not None
         inside = [(100, 60), (100, 90), (70, 90), (130, 90), (100, 158)]  # hair, nose bridge, temples, chin
