@@ -154,7 +154,9 @@ def asked(number: int, points: int) -> tuple[list[int], Points, Points] | None:
     if first.landmarks is None or second.landmarks is None:
         return None
     edge, both = first.image.shape[-1] - 1, (first.landmarks, second.landmarks)
-    chosen = [i for i in SETS[points] if all(((p[i] >= 0) & (p[i] <= edge)).all() for p in both)]
+    inside = [i for i in SETS[points] if all(((p[i] >= 0) & (p[i] <= edge)).all() for p in both)]
+    first_at = {tuple(first.landmarks[i].round(3)): i for i in reversed(inside)}  # dlib may put two on one place
+    chosen = sorted(first_at.values())
     return chosen, first.landmarks[chosen], second.landmarks[chosen]
 
 

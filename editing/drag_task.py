@@ -46,11 +46,11 @@ class DragSettings:
     `tracker` finds the handles again: nearest features (DragGAN), line_search (FreeDrag) or filter (StableDrag).
     `supervision` is what shall come to stand a step nearer to the target: what stands at the handle at present
     (DragGAN), what stood there originally (GoodDrag), both, or gated: the original where the present is in doubt
-    (StableDrag). `pulls` are the steps from one tracking to the next.
+    (StableDrag); a line search pulls its templates instead. `pulls` are the steps from one tracking to the next.
     """
 
     steps: int = 120
-    lr: float = 0.05
+    lr: float = 0.04
     tracker: TrackerName = "nearest"
     supervision: Supervision = "original"
     pulls: int = 1

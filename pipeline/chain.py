@@ -249,7 +249,7 @@ class Chain:
     def _drag(self, face: FaceWork) -> Dragged:
         title, console, asked = self._title("edit", face), self.engine.console, needed(face.asked)
         config = self.config.edit
-        network = self.tools.face_network if config.identity_weight else None
+        network = self.setup.models.face_network(self.setup.device) if config.identity_weight else None
         dragged = stages.edit(*self._drawn(face), face.crop, asked, config, console, title, network)
         if face.inverted is None:
             return dragged

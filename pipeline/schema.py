@@ -225,7 +225,7 @@ class EditConfig:
     mask: str | None = knob(None, path=True)
     auto_mask: bool = True
     steps: int = knob(120, 1, 10000)
-    lr: float = knob(0.05, above=0, high=1)
+    lr: float = knob(0.04, above=0, high=1)
     tracker: str = knob("nearest", choices=("nearest", "line_search", "filter"))
     supervision: str = knob("original", choices=("present", "original", "both", "gated"))
     pulls: int = knob(1, 1, 100)

@@ -20,7 +20,7 @@ from data.alignment import (
     align_quad,
     crop_photo,
 )
-from data.errors import NoFaceError, UsageError
+from data.errors import NoFaceError
 from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
@@ -306,7 +306,7 @@ def edit(
                 generator, w, noise, handles, targets, mask, _settings_of(PublishedSettings, config), on_step
             )
         elif locator is None:
-            person = _person(start.to(w), face_network) if config.identity_weight else None
+            person = None if face_network is None else _person(start.to(w), face_network)
             settings = _settings_of(DragSettings, config)
             edited = drag(generator, w, noise, handles, targets, mask, settings, on_step, person=person)
         else:
@@ -316,10 +316,8 @@ def edit(
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
 
 
-def _person(start: Tensor, network: FaceNetwork | None) -> Person:
+def _person(start: Tensor, network: FaceNetwork) -> Person:
     """How far pictures are from the person of `start` [1, 3, R, R]: the squared distance of dlib's descriptors."""
-    if network is None:
-        raise UsageError("edit.identity_weight needs dlib's face network: `pip install face_recognition_models`.")
     with torch.no_grad():
         wanted = whole_face_descriptor(network, start.clamp(-1, 1))
 
