@@ -124,14 +124,14 @@ def drag(
     settings = settings or DragSettings()
     task = prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings, person=person)
     state = begin(task)
-    tracks, frames = [crop_points(task, state)], film(task, state)
+    tracks, frames = [crop_points(task, state)], film(task, state, -1)
     while (reason := verdict(task, state)) is None:
         if should_stop is not None and should_stop():
             reason = "stopped"
             break
-        state = advance(task, state)
-        tracks.append(crop_points(task, state))
-        frames += film(task, state)
+        before, state = state.step, advance(task, state)
+        tracks += [crop_points(task, state)] * (state.step - before)
+        frames += film(task, state, before)
         if on_step is not None:
             on_step(report(task, state))
     return finish(task, state, reason, tracks, frames)
@@ -270,12 +270,11 @@ def picture(task: DragTask, code: Tensor) -> Tensor:
         return task.generator.synthesize(latent(task, code.detach()), "const", task.noise)
 
 
-def film(task: DragTask, state: DragState) -> list[NDArray[np.uint8]]:
-    """The frame due at this state, [R, R, 3] RGB, in a list; an empty list between frames."""
+def film(task: DragTask, state: DragState, before: int) -> list[NDArray[np.uint8]]:
+    """The frames [R, R, 3] RGB that are due at this state since the step `before`; without a due one, none."""
     every = task.settings.frame_every
-    if not every or state.step % every:
-        return []
-    return [to_frame(picture(task, state.code))]
+    due = state.step // every - before // every if every else 0
+    return [to_frame(picture(task, state.code))] * due if due else []
 
 
 def to_frame(image: Tensor) -> NDArray[np.uint8]:

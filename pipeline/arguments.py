@@ -194,7 +194,8 @@ def _demo_overrides(photos: Sequence[str], overrides: Sequence[str]) -> list[str
     if photos or "photo" in keys:
         raise UsageError("photodrag demo has its own photo: leave the photo away, or write photodrag PHOTO edit=smile")
     sample = str(resources.files("data").joinpath("samples").joinpath("astronaut.png"))
-    edit = [] if keys & {"edit", "edit.points", "edit.preset", "edit.like", "edit.direction"} else ["edit=smile"]
+    asking = {"edit", "edit.points", "edit.preset", "edit.like", "edit.direction", "edit.replay"}
+    edit = [] if keys & asking else ["edit=smile"]
     return [f"photo={quote_path(sample)}", *edit]
 
 

@@ -15,7 +15,9 @@ from editing.points import check_pairs
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.pivotal import apply_delta
 from pipeline import stages
+from pipeline.edit_config import EditConfig
 from pipeline.editability import editability_figures, try_presets
+from pipeline.edits import EditStep, Told, config_of, read_edits, told_of
 from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
 from pipeline.fitting import align_photo, invert_face, read_tools, tune_face, warn_of_frames
@@ -96,19 +98,28 @@ class Chain:
         config = self.config.edit
         pairs = assign_pairs(config.points, [face.crop.alignment for face in faces])
 
+        earlier = read_edits(config)
+
         def ask(face: FaceWork) -> None:
             face.pairs = pairs[face.number]
-            if not config.by_face and config.direction is None and not face.pairs:
-                return
-            face.asked = stages.make_drag(config, face.crop, face.pairs, self.engine.console)
-            if config.direction is not None:
-                stages.check_direction(self.setup.generator.module, config)
-                return
             alignment = face.crop.alignment
-            check_pairs(alignment.to_crop(face.asked.handles), alignment.to_crop(face.asked.targets), alignment.size)
+            configs = [(config_of(told, config, alignment), told) for told in earlier]
+            if config.by_face or config.direction is not None or face.pairs:
+                configs.append((config, told_of(config, face.pairs, alignment)))
+            face.steps = [self._step(face, one, told) for one, told in configs]
 
         for face in faces:
             self._guard(faces, face, ask)
+
+    def _step(self, face: FaceWork, config: EditConfig, told: Told) -> EditStep:
+        """What one edit asks of the face; UsageError for points or directions that cannot be had."""
+        pairs = face.pairs if config is self.config.edit else range(len(config.points))
+        asked, alignment = stages.make_drag(config, face.crop, pairs, self.engine.console), face.crop.alignment
+        if config.direction is not None:
+            stages.check_direction(self.setup.generator.module, config)
+        else:
+            check_pairs(alignment.to_crop(asked.handles), alignment.to_crop(asked.targets), alignment.size)
+        return EditStep(config, asked, told)
 
     def _fit_together(self, faces: Sequence[FaceWork]) -> None:
         """Compute what several faces share, before each of them passes through the stages by itself."""
@@ -220,7 +231,7 @@ class Chain:
 
     def _edit(self, face: FaceWork) -> None:
         requested, known = "edit" in self.config.stages, self.setup.known_key("edit", face.number)
-        if (requested and face.asked is None) or (not requested and known is None):
+        if (requested and not face.steps) or (not requested and known is None):
             return
         face.dragged = self.engine.obtain(
             EDIT,
@@ -233,7 +244,7 @@ class Chain:
     def _edit_inputs(self, face: FaceWork) -> dict[str, Any]:
         config = self.config.edit
         source_key = needed(face.fitted).key if face.sampled is None else face.sampled.key
-        settings = plain_config(config, {"points", "mask", "strength", "like"})
+        settings = plain_config(config, {"points", "mask", "strength", "like", "replay", "undo"})
         if config.direction is not None:
             settings = {name: settings[name] for name in OF_DIRECTIONS}
         else:
@@ -244,13 +255,13 @@ class Chain:
             "strength": config.strength if config.by_face or config.direction is not None else None,
             "mask": stages.mask_hash(config.mask),
             "config": settings,
-        } | ({} if config.like is None else {"like": stages.mask_hash(config.like)})
+            "before": [step.told for step in face.steps if step.config is not config],
+        } | {f"like{i}": stages.mask_hash(step.config.like) for i, step in enumerate(face.steps) if step.config.like}
 
     def _drag(self, face: FaceWork) -> Dragged:
-        title, console, asked = self._title("edit", face), self.engine.console, needed(face.asked)
-        config = self.config.edit
+        title, console, config = self._title("edit", face), self.engine.console, self.config.edit
         network = self.setup.models.face_network(self.setup.device) if config.identity_weight else None
-        dragged = stages.edit(*self._drawn(face), face.crop, asked, config, console, title, network)
+        dragged = stages.edit_in_a_row(*self._drawn(face), face.crop, face.steps, console, title, network)
         if face.inverted is None:
             return dragged
         return stages.without_rest(dragged, face.inverted.value, face.crop.alignment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,8 @@ class Dragged:
 
     start [1, 3, R, R] is the picture before it; targets [N, 2] float64 crop pixels, N = 0 for a direction; mask [H, W]
     float32 in [0, 1], 1 where the photo may change, or None; frame_every: steps between frames; fps: frames a second of
-    its video. Read back from its folder it has no frames.
+    its video. Of several edits in a row the last is `edited`; `told` tells of all, and `before` is the film of those
+    before the last. Read back from its folder it has no frames.
     """
 
     edited: Edited
@@ -114,6 +115,15 @@ class Dragged:
     mask: np.ndarray | None
     frame_every: int
     fps: int
+    told: tuple[dict[str, Any], ...] = ()
+    before: Sequence[np.ndarray] = ()
+
+    def film(self) -> list[np.ndarray]:
+        """The frames of its video: pictures of at least 256 px with the points drawn in."""
+        if not self.edited.frames:
+            return []
+        handles = self.edited.tracks.numpy()[frame_steps(self.edited, self.frame_every)]
+        return [*self.before, *drag_frames(self.edited.frames, handles, self.targets)]
 
     @property
     def measured(self) -> dict[str, float]:
@@ -337,9 +347,8 @@ def _save_dragged(writer: StageWriter, dragged: Dragged) -> None:
     if dragged.mask is not None:
         writer.bytes(DRAG_MASK, png_bytes(np.rint(dragged.mask * 255).astype(np.uint8)))
     if edited.frames:
-        handles = edited.tracks.numpy()[frame_steps(edited, dragged.frame_every)]
-        codec = write_video(writer.path(VIDEO), drag_frames(edited.frames, handles, dragged.targets), dragged.fps)
-    facts = {**_course(edited), "frame_every": dragged.frame_every, "fps": dragged.fps}
+        codec = write_video(writer.path(VIDEO), dragged.film(), dragged.fps)
+    facts = {**_course(edited), "frame_every": dragged.frame_every, "fps": dragged.fps, "told": list(dragged.told)}
     writer.json(FACTS, {**facts, "codec": codec if edited.frames else None})
 
 
@@ -361,7 +370,8 @@ def _load_dragged(folder: Path) -> Dragged:
         metrics=facts["metrics"],
     )
     mask = _read_mask(folder / DRAG_MASK)
-    return Dragged(edited, tensors["start"], tensors["targets"].numpy(), mask, facts["frame_every"], facts["fps"])
+    start, targets, told = tensors["start"], tensors["targets"].numpy(), tuple(facts["told"])
+    return Dragged(edited, start, targets, mask, facts["frame_every"], facts["fps"], told)
 
 
 def _read_mask(path: Path) -> np.ndarray | None:

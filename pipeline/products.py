@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.artifacts import copy_file, remove_file, write_bytes
 from pipeline.curves import run_curves
+from pipeline.edits import EDITS, edits_json
 from pipeline.engine import Stored
 from pipeline.frames import FPS, projection_frames, read_path
 from pipeline.gif import gif_bytes
@@ -100,11 +101,13 @@ def _face_products(face: FaceWork) -> dict[str, Path]:
 
 def _made_products(face: FaceWork, manifest: Mapping[str, Any]) -> dict[str, Made]:
     """Of a face that was inverted: its losses as a chart, its latent as files, and the video of the way there; of one
-    that was edited with `edit.gif`, its video as a GIF."""
+    that was edited the list of its edits and, with `edit.gif`, its video as a GIF."""
     found: dict[str, Made] = {}
     if face.dragged is not None and manifest["config"]["edit"]["gif"] and (face.dragged.folder / VIDEO).is_file():
         frames = read_video(face.dragged.folder / VIDEO)
         found[GIF] = Made(gif_bytes(frames, face.dragged.value.fps), face.dragged.folder)
+    if face.dragged is not None and face.dragged.value.told:
+        found[EDITS] = Made(edits_json(face.dragged.value.told), face.dragged.folder)
     if face.inverted is None:
         return found
     folder = face.inverted.folder if face.fitted is None else face.fitted.folder

@@ -11,7 +11,7 @@ import re
 
 PATH_KEYS = (
     *("photo", "from", "from_run", "out", "generator.path", "perceptual.backbone_dir"),
-    *("invert.mask", "edit.mask", "edit.like", "blend.mask"),
+    *("invert.mask", "edit.mask", "edit.like", "edit.replay", "blend.mask"),
 )
 """The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
 

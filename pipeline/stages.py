@@ -41,6 +41,7 @@ from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
+from pipeline.edits import EditStep
 from pipeline.engine import Attempt
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
@@ -314,6 +315,31 @@ def edit(
             edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, on_step)
             targets = edited.tracks[0].double().numpy() + moves
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
+
+
+def edit_in_a_row(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    start: Tensor,
+    crop: Crop,
+    steps: Sequence[EditStep],
+    console: Console,
+    title: str,
+    face_network: FaceNetwork | None = None,
+) -> Dragged:
+    """Several edits, each from where the one before ended, as one: the last one's points, the film of all, and a mask
+    that lets change what any of them may change."""
+    made: list[Dragged] = []
+    for number, step in enumerate(steps, 1):
+        name = title if len(steps) == 1 else f"{title} {number}/{len(steps)}"
+        here = (made[-1].edited.w, made[-1].edited.image) if made else (w, start)
+        made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
+    told = tuple(step.told for step in steps)
+    before = [picture for dragged in made[:-1] for picture in dragged.film()]
+    masks = [dragged.mask for dragged in made]
+    mask = None if any(one is None for one in masks) else np.maximum.reduce([one for one in masks if one is not None])
+    return replace(made[-1], start=start, mask=mask, told=told, before=before)
 
 
 def _person(start: Tensor, network: FaceNetwork) -> Person:

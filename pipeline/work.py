@@ -11,8 +11,8 @@ import torch
 
 from data.alignment import Crop
 from data.photo import Photo
-from editing.points import Drag
 from inversion.speed import Speed, runs_fast
+from pipeline.edits import EditStep
 from pipeline.engine import Stored
 from pipeline.models import LoadedGenerator, Models, PerceptualChoice
 from pipeline.outputs import MEASURE, Aligned, Dragged, Fitted, Inverted, Measured, Sampled
@@ -67,13 +67,13 @@ class Setup:
 
 @dataclass(eq=False, slots=True)
 class FaceWork:
-    """One face on its way through the stages; `asked` is None for a face that no drag concerns."""
+    """One face on its way through the stages; `steps` are its edits in a row, none for a face that no edit concerns."""
 
     number: int
     crop: Crop
     sampled: Stored[Sampled] | None = None
     aligned: Stored[Aligned] | None = None
-    asked: Drag | None = None
+    steps: list[EditStep] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
     inverted: Stored[Inverted] | None = None
     fitted: Stored[Fitted] | None = None

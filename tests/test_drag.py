@@ -310,7 +310,7 @@ def test_mask_keeps_pixels_of_a_stylegan() -> None:
             [[16.0, 30.0]],
             [[20.0, 27.0]],
             mask_crop,
-            DragSettings(steps=8, frame_every=0, mask_weight=9),
+            DragSettings(steps=20, lr=0.01, frame_every=0, mask_weight=9),
         )
         return float((edited.image[..., 40:] - before).abs().mean())
 

@@ -55,10 +55,17 @@ def test_unknown_ways_are_refused() -> None:
 
 def test_several_pulls_come_between_two_searches(parts: Parts, start_w: Tensor) -> None:
     edited = drag(
-        parts, start_w, None, [CENTRES[0]], [(40.0, 40.0)], settings=replace(QUICK, pulls=3, steps=7, lr=0.001)
+        parts,
+        start_w,
+        None,
+        [CENTRES[0]],
+        [(40.0, 40.0)],
+        settings=replace(QUICK, pulls=3, steps=7, lr=0.001, frame_every=2),
     )
     assert edited.steps == 7
-    assert len(edited.tracks) == 4  # the start, and after 3, 6 and 7 steps
+    assert len(edited.tracks) == 8
+    assert torch.equal(edited.tracks[1], edited.tracks[3])
+    assert len(edited.frames) == 5  # steps 0, 2, 4, 6, and the best
 
 
 def test_levels_are_the_maps_side_by_side() -> None:

@@ -1,0 +1,103 @@
+"""Edits in a row, kept in a small JSON file that says nothing of the photo, so that they can be made on another one.
+
+A file holds `{"photodrag_edits": 1, "edits": [...]}`. An edit is a preset, the pose of another photo, a direction, or
+points [x, y, x2, y2] as fractions of the aligned crop, in which faces lie about the same in every photo.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.alignment import Alignment
+from data.errors import UsageError
+from editing.points import Drag
+from pipeline.edit_config import EditConfig
+
+EDITS = "edits.json"
+KIND, VERSION = "photodrag_edits", 1
+PARTS = ("preset", "like", "direction", "direction_layers", "strength", "method")
+"""What is told of an edit beside its points; the other settings are those of the run that makes it."""
+MOST_BYTES = 10_000_000
+
+Told = dict[str, Any]
+"""One edit as JSON."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EditStep:
+    """One of a face's edits: its settings, and what they ask of this face, in photo pixels."""
+
+    config: EditConfig
+    drag: Drag
+    told: Told
+
+
+def read_edits(config: EditConfig) -> list[Told]:
+    """The edits of `edit.replay` (a file, or a run folder that has one) less the last `edit.undo`; none without.
+
+    UsageError, in one sentence, for a file that is missing, is no such list, or holds what no edit is.
+    """
+    if config.replay is None:
+        return []
+    path = Path(config.replay)
+    path = path / EDITS if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f"edit.replay is {config.replay}, where no {EDITS} is: give the file or the folder of a run.")
+    if path.stat().st_size > MOST_BYTES:
+        raise UsageError(f"edit.replay is {path}, which is larger than any list of edits: give a run's {EDITS}.")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"edit.replay is {path}, which cannot be read as JSON ({error}).") from error
+    if not isinstance(stored, dict) or stored.get(KIND) != VERSION or not isinstance(stored.get("edits"), list):
+        raise UsageError(f"edit.replay is {path}, which is no list of edits: it must hold '{KIND}': {VERSION}.")
+    edits = stored["edits"]
+    for number, told in enumerate(edits, 1):
+        _check(told, f"edit {number} of {path}")
+    if config.undo > len(edits):
+        raise UsageError(f"edit.undo is {config.undo}, and {path} holds {len(edits)} edits: undo fewer.")
+    return edits[: len(edits) - config.undo]
+
+
+def _check(told: Any, what: str) -> None:
+    """UsageError unless the settings of an edit are those of one."""
+    if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points"})):
+        detail = f": '{strange[0]}' is unknown" if isinstance(told, dict) else ""
+        raise UsageError(f"{what} is no edit{detail}; allowed are points, {', '.join(PARTS)}.")
+    try:
+        config = EditConfig(**told)
+    except (UsageError, TypeError) as error:
+        raise UsageError(f"{what} cannot be made: {error}") from error
+    if not config.asks:
+        raise UsageError(f"{what} asks for nothing: it needs points, preset, like or direction.")
+
+
+def config_of(told: Told, run: EditConfig, alignment: Alignment) -> EditConfig:
+    """An edit's settings on a crop, the rest as the run has them; points in photo pixels."""
+    points = np.asarray(told.get("points", []), dtype=np.float64).reshape(-1, 2) * alignment.size - 0.5
+    pairs = alignment.to_photo(points).reshape(-1, 4).tolist() if len(points) else []
+    plain = EditConfig()
+    parts = {name: told.get(name, getattr(plain, name)) for name in PARTS}
+    return replace(run, points=pairs, replay=None, undo=0, mask=None, **parts)
+
+
+def told_of(config: EditConfig, pairs: Sequence[int], alignment: Alignment) -> Told:
+    """An edit as JSON: what differs from the defaults, and the points of one face as fractions of its crop."""
+    plain = EditConfig()
+    told = {name: getattr(config, name) for name in PARTS if getattr(config, name) != getattr(plain, name)}
+    if not config.by_face and config.direction is None:
+        points = np.asarray([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 2)
+        crop = (alignment.to_crop(points) + 0.5) / alignment.size
+        told["points"] = crop.reshape(-1, 4).round(6).tolist()
+    return told
+
+
+def edits_json(edits: Sequence[Mapping[str, Any]]) -> bytes:
+    """The file of edits."""
+    return (json.dumps({KIND: VERSION, "edits": list(edits)}, indent=2) + "\n").encode()
