@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import UsageError
 from editing.axes import latent_axes
+from editing.directions import moved, parse_direction, parse_layers, pick_direction
 from editing.drag import DragSettings, DragState, DragStep, DragTask, StopReason, advance, begin, report, verdict
 from editing.drag_task import check_start, latent, prepare
 from editing.points import Points, PointsLike, check_pairs
 from editing.session_file import Record, read_record, write_record
 from inversion.generators.protocol import Generator, NoiseMaps
 
+NO_POINTS: Points = np.zeros((0, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """A direction of the generator (`pca:0`, `sefa:3`), the amount in standard deviations, and the layers moved."""
+
+    direction: str
+    amount: float
+    layers: str = "all"
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Edit:
-    """One drag of a session: handles and targets [N, 2] in crop pixels, its mask, the latent `w` [1, L, D] it led to,
-    and how it ended (None while it runs)."""
+    """One edit of a session: handles and targets [N, 2] in crop pixels, its mask, the latent `w` [1, L, D] it led to,
+    and how it ended (None while it runs); or `along`, the direction that was moved along, and no points."""
 
     handles: Points
     targets: Points
@@ -29,10 +42,11 @@ class Edit:
     w: Tensor
     steps: int
     stop_reason: StopReason | None
+    along: Along | None = None
 
 
 class DragSession:
-    """Drags one after another on one latent, with undo and redo of whole drags.
+    """Drags, and moves along directions, one after another on one latent, with undo and redo of whole edits.
 
     Example: `session.start(handles, targets)`, then `session.step()` until `session.stop_reason` is set, or
     `session.run()`; `session.w` and `session.render()` are the present latent [1, L, D] and picture [1, 3, R, R].
@@ -64,7 +78,7 @@ class DragSession:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """The drags that led from the start to the present latent, the running one last."""
+        """The edits that led from the start to the present latent, a running drag last."""
         return tuple(self._edits[: self._at])
 
     @property
@@ -152,6 +166,21 @@ class DragSession:
             self._close("stopped")
         return self.w
 
+    def move(self, direction: str, amount: float, layers: str = "all") -> Tensor:
+        """Move the present latent along a direction of the generator (`editing.directions`), as an edit: the latent
+        [1, L, D] there. A running drag ends as if stopped. UsageError for a direction or layers that it has not."""
+        found = parse_layers(self._generator, layers)
+        row = pick_direction(self._generator, parse_direction(direction), found, self.w)
+        self.stop()
+        w, none = moved(self.w, row, [amount], found), np.zeros((0, 2))
+        self._edits = [
+            *self._edits[: self._at],
+            Edit(none, none, None, w, 0, "arrived", Along(direction, amount, layers)),
+        ]
+        self._at += 1
+        self.stop_reason = "arrived"
+        return self.w
+
     def undo(self) -> Tensor:
         """Back to the latent before the last drag; UsageError when there is none."""
         if not self.can_undo:
@@ -165,8 +194,11 @@ class DragSession:
         return self._go(self._at + 1)
 
     def replay(self, edits: tuple[Edit, ...]) -> Tensor:
-        """Make the drags of another session here, one after the other: the latent [1, L, D] that they lead to."""
+        """Make the edits of another session here, one after the other: the latent [1, L, D] that they lead to."""
         for edit in edits:
+            if edit.along is not None:
+                self.move(edit.along.direction, edit.along.amount, edit.along.layers)
+                continue
             self.start(edit.handles, edit.targets, edit.mask)
             self.run()
         return self.w
@@ -180,6 +212,7 @@ class DragSession:
         tensors |= {f"mask/{number}": edit.mask for number, edit in enumerate(edits) if edit.mask is not None}
         drags = [
             {"handles": e.handles.tolist(), "targets": e.targets.tolist(), "steps": e.steps, "stop": e.stop_reason}
+            | ({} if e.along is None else {"along": asdict(e.along)})
             for e in edits
         ]
         write_record(path, Record(tensors, drags, self._at, self._settings))
@@ -195,8 +228,12 @@ class DragSession:
         for number, drag in enumerate(record.drags):
             w = tensors[f"w/{number + 1}"]
             check_start(generator, w)
-            points = check_pairs(drag["handles"], drag["targets"], generator.resolution)
-            session._edits.append(Edit(*points, tensors.get(f"mask/{number}"), w, drag["steps"], drag["stop"]))
+            mask, steps, stop = tensors.get(f"mask/{number}"), drag["steps"], drag["stop"]
+            along = Along(**drag["along"]) if "along" in drag else None
+            points = NO_POINTS, NO_POINTS
+            if along is None:
+                points = check_pairs(drag["handles"], drag["targets"], generator.resolution)
+            session._edits.append(Edit(*points, mask, w, steps, stop, along))
         session._at = record.at
         return session
 

@@ -23,7 +23,7 @@ KEY, VERSION = "photodrag_session", 1
 @dataclass(frozen=True, eq=False, slots=True)
 class Record:
     """What a session's file holds: tensors `w/N`, `mask/N`, `noise/NAME`; for each drag its handles, targets, steps and
-    stop reason; how many of them are done (`at`); the settings."""
+    stop reason, or the direction that it went along; how many of them are done (`at`); the settings."""
 
     tensors: dict[str, Tensor]
     drags: list[dict[str, Any]]
@@ -72,6 +72,8 @@ def _record(told: Any, tensors: dict[str, Tensor]) -> Record:
     for number, drag in enumerate(drags):
         if drag["stop"] not in get_args(StopReason) or type(drag["steps"]) is not int:
             raise ValueError(f"drag {number + 1} has no proper end")
+        if not {"direction", "amount", "layers"} >= set(drag.get("along", {})):
+            raise ValueError(f"drag {number + 1} goes along something unknown")
     missing = [f"w/{number}" for number in range(len(drags) + 1) if f"w/{number}" not in tensors]
     missing += [key for drag in drags for key in ("handles", "targets") if key not in drag]
     if missing:

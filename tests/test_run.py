@@ -48,7 +48,7 @@ def test_whole_chain_leaves_everything_that_a_run_folder_holds(
     assert names == {
         *CHAIN,
         *("manifest.json", "report.html", "result.png", "before_after.png", "edit.mp4"),
-        *("crop.png", "reconstruction.png", "edited.png", "mask.png", "curves.png"),
+        *("crop.png", "reconstruction.png", "edited.png", "edits.json", "mask.png", "curves.png"),
         *("latent.npy", "latent.pt", "latent.safetensors"),
     }
     printed = capsys.readouterr()

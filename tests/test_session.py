@@ -175,3 +175,33 @@ def test_files_that_are_no_sessions_are_told_in_a_sentence(parts: Parts, tmp_pat
     (tmp_path / "folder").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         session.save(tmp_path / "folder" / "c.session")
+
+
+def test_moves_along_directions_are_edits_like_drags(parts: Parts, tmp_path: Path) -> None:
+    session = DragSession(parts, torch.zeros(1, Parts.num_ws, Parts.w_dim), settings=QUICK)
+    first = session.move("pca:0", 1.5)
+    assert session.stop_reason == "arrived"
+    handles = parts.centres(first)[:1]
+    session.start(handles, handles + torch.tensor([3.0, -2.0]))
+    session.run()
+    second = session.move("pca:2", -0.5, "0-3")
+    assert torch.equal(session.w[:, 4:], session.edits[1].w[:, 4:])
+    session.undo()
+    session.undo()
+    assert torch.equal(session.w, first)
+    session.redo()
+    assert torch.equal(session.redo(), second)
+    session.save(tmp_path / "some.safetensors")
+    again = DragSession.load(tmp_path / "some.safetensors", parts)
+    assert torch.equal(again.w, second)
+    assert [edit.along for edit in again.edits] == [edit.along for edit in session.edits]
+    fresh = DragSession(parts, torch.zeros(1, Parts.num_ws, Parts.w_dim), settings=QUICK)
+    assert torch.equal(fresh.replay(again.edits), second)
+
+
+def test_directions_that_are_none_change_nothing(parts: Parts) -> None:
+    session = DragSession(parts, torch.zeros(1, Parts.num_ws, Parts.w_dim), settings=QUICK)
+    for direction in ("sefa:0", "pca:99", "up"):
+        with pytest.raises(UsageError, match=r"^edit\.direction is "):
+            session.move(direction, 1.0)
+    assert not session.edits
