@@ -67,23 +67,24 @@ def try_presets(
         config = EditConfig(preset=preset, frame_every=NO_FRAMES)
         try:
             asked = stages.make_drag(config, crop, [])
-            if _largest_move(asked, crop, before) < LEAST_MOVE:
+            if largest_move(asked, crop, before) < LEAST_MOVE:
                 continue
             title = f"measure {preset}"
             dragged = stages.edit(generator, w, noise, image, crop, asked, config, console, title)
-            found[preset] = _outcome(preset, picture, before, image_u8(dragged.edited.image))
+            found[preset] = preset_outcome(preset, picture, before, image_u8(dragged.edited.image))
         except PhotodragError as error:
             console.warn(f"the editability by {preset} is not measured: {error}")
     return found
 
 
-def _largest_move(asked: Drag, crop: Crop, face: Face) -> float:
+def largest_move(asked: Drag, crop: Crop, face: Face) -> float:
     """The longest of the asked moves in inter-ocular distances of the face in the crop's picture."""
     moves = crop.alignment.to_crop(asked.targets) - crop.alignment.to_crop(asked.handles)
     return float(np.linalg.norm(moves, axis=1).max(initial=0.0)) / face_frame(face.landmarks).unit_px
 
 
-def _outcome(preset: str, picture: np.ndarray, before: Face, edited: np.ndarray) -> PresetOutcome:
+def preset_outcome(preset: str, picture: np.ndarray, before: Face, edited: np.ndarray) -> PresetOutcome:
+    """What dlib sees of a drag by preset: pictures [R, R, 3] uint8 before, with its face, and after."""
     try:
         faces = faces_in_crop(edited)
     except NoFaceError:
