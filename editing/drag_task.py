@@ -25,6 +25,7 @@ Person = Callable[[Tensor], Tensor]
 
 PAPER_SIZE_PX = 512  # the size in which the paper's radii and stop distance are given
 AUTO_BLOCK_PX = 128  # the feature block that is chosen when none is asked for
+CROWD, CROWD_BLOCK_PX = 20, 64  # points from which on the whole map is computed anyway, and the block chosen then
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
 LEAST_LEVEL_PX = 32  # coarser maps hardly tell where a point is
 MIN_DISC_PX = 1.0  # feature pixels
@@ -132,7 +133,7 @@ def prepare(
     check_start(generator, w)
     size = generator.resolution
     start, goal = check_pairs(handles_crop, targets_crop, size)
-    resolution = pick_resolution(generator, settings.feature_resolution)
+    resolution = pick_resolution(generator, settings.feature_resolution, len(start))
     levels = pick_levels(generator, resolution)
     handles, targets = (feature_from_crop(torch.as_tensor(p).to(w), size, resolution) for p in (start, goal))
     w = w.detach()
@@ -213,16 +214,18 @@ def distance_px(task: DragTask, points: Tensor) -> Tensor:
     return (task.targets - points).norm(dim=1) * (task.generator.resolution / task.resolution)
 
 
-def pick_resolution(generator: Generator, wanted: int) -> int:
+def pick_resolution(generator: Generator, wanted: int, points: int = 1) -> int:
     """The feature block: `wanted`, or for 0 the paper's sixth, 128 px, or the last of a smaller generator.
 
     On a face generator of 128 px the last block changed the face and its surroundings less than that of 64 px (five
     points, five pairs: face distance 0.27 against 0.34) and left a real photograph's cheeks clean, for one and a half
-    times the time.
+    times the time. A crowd of points pins the face down by itself: 68 landed as near by the 64 px block, in two thirds
+    of the time (eight pairs).
     """
     blocks = generator.block_resolutions
     if not wanted:
-        return max((r for r in blocks if r <= AUTO_BLOCK_PX), default=blocks[0])
+        largest = AUTO_BLOCK_PX if points < CROWD else CROWD_BLOCK_PX
+        return max((r for r in blocks if r <= largest), default=blocks[0])
     if wanted not in blocks:
         raise UsageError(f"edit.feature_resolution is {wanted}; this generator has {blocks}, and 0 means automatic.")
     return wanted

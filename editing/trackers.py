@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-REFINE_ITERATIONS = 4
+REFINE_ITERATIONS = 3
 REFINE_REACH_PX = 1.0  # the window search is already within one pixel
 DAMPING = 1e-3  # of the Gauss-Newton matrix's trace: flat texture gives no step instead of a wild one
 CHUNK_ELEMENTS = 1 << 22  # most values gathered at once in the window search
@@ -203,27 +203,31 @@ def refine(features: FeatureMap, template: Tensor, match: Match, offsets: Tensor
     A template that is matched exactly stays exactly where it is: a fit of a parabola to the costs would not promise so.
     """
     points, residual = match.points, match.residual
-    for _ in range(REFINE_ITERATIONS):
-        step = _gauss_newton_step(features, template, points, offsets)
-        reach = (points + step - match.points).clamp(-REFINE_REACH_PX, REFINE_REACH_PX)
-        moved = match.points + reach
-        cost = (sample(features, moved[:, None] + offsets) - template).square().mean(dim=(1, 2))
-        better = cost < residual
-        points = torch.where(better[:, None], moved, points)
-        residual = torch.where(better, cost, residual)
+    tried, better = points, torch.ones(len(points), dtype=torch.bool, device=points.device)
+    for number in range(REFINE_ITERATIONS + 1):
+        values = sample(features, tried[:, None, None] + _stencil(points) + offsets)
+        error = values[:, 0] - template
+        if number:
+            cost = error.square().mean(dim=(1, 2))
+            better = cost < residual
+            points = torch.where(better[:, None], tried, points)
+            residual = torch.where(better, cost, residual)
+        step = _gauss_newton_step(values, error)
+        reach = (tried + step - match.points).clamp(-REFINE_REACH_PX, REFINE_REACH_PX)
+        tried = torch.where(better[:, None], match.points + reach, points)
     return Match(points, residual)
 
 
-def _gauss_newton_step(features: FeatureMap, template: Tensor, points: Tensor, offsets: Tensor) -> Tensor:
-    """The move [N, 2] that the linearised features ask for."""
-    around = points[:, None] + offsets
-    half = 0.5 * torch.eye(2, dtype=points.dtype, device=points.device)
-    slope_x = sample(features, around + half[0]) - sample(features, around - half[0])
-    slope_y = sample(features, around + half[1]) - sample(features, around - half[1])
-    slopes = torch.stack([slope_x, slope_y], dim=1).flatten(2)
-    error = (sample(features, around) - template).flatten(1)
+def _stencil(like: Tensor) -> Tensor:
+    """[5, 1, 2]: a place, and half a pixel right and left of it, below and above."""
+    return like.new_tensor([[0.0, 0.0], [0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])[:, None]
+
+
+def _gauss_newton_step(values: Tensor, error: Tensor) -> Tensor:
+    """The move [N, 2] that the linearised features ask for; values [N, 5, K, C] on the stencil, error [N, K, C]."""
+    slopes = torch.stack([values[:, 1] - values[:, 2], values[:, 3] - values[:, 4]], dim=1).flatten(2)
     matrix = slopes @ slopes.transpose(1, 2)
     trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
-    eye = torch.eye(2, dtype=points.dtype, device=points.device)
+    eye = torch.eye(2, dtype=values.dtype, device=values.device)
     damped = matrix + (DAMPING * trace + 1e-12)[:, None, None] * eye
-    return -torch.linalg.solve(damped, slopes @ error[:, :, None])[:, :, 0]
+    return -torch.linalg.solve(damped, slopes @ error.flatten(1)[:, :, None])[:, :, 0]

@@ -600,6 +600,7 @@ def test_block_and_layers_come_from_the_generator() -> None:
     assert pick_resolution(generator, 0) == 64
     assert pick_resolution(tiny_generator(16), 0) == 16
     assert [pick_resolution(Shape(size), 0) for size in (128, 256, 512, 1024)] == [128, 128, 128, 128]
+    assert [pick_resolution(Shape(512), wanted, 68) for wanted in (0, 128)] == [64, 128]
     assert pick_layers(generator, 0, 32) == generator.ws_used_by(32) == 7
     assert pick_layers(Shape(512), 0, 128) == 9
     assert pick_layers(generator, 0, 8) == generator.ws_used_by(8) == 3
