@@ -18,7 +18,7 @@ from pipeline import stages
 from pipeline.edit_config import EditConfig
 from pipeline.editability import editability_figures, try_presets
 from pipeline.edits import EditStep, Told, config_of, read_edits, told_of
-from pipeline.engine import Attempt, Engine, MissingStageError, Stored
+from pipeline.engine import Attempt, Engine, MissingStageError, Stored, key_of
 from pipeline.faces import assign_pairs
 from pipeline.fitting import align_photo, invert_face, read_tools, tune_face, warn_of_frames
 from pipeline.manifest import Manifest
@@ -235,14 +235,16 @@ class Chain:
             return
         face.dragged = self.engine.obtain(
             EDIT,
-            self._edit_inputs(face),
+            self._edit_inputs(face, face.steps),
             lambda _: self._drag(face),
             face=face.number,
             known_key=known,
         )
 
-    def _edit_inputs(self, face: FaceWork) -> dict[str, Any]:
-        config = self.config.edit
+    def _edit_inputs(self, face: FaceWork, steps: Sequence[EditStep]) -> dict[str, Any]:
+        """What decides a row of edits; a row of one, whether asked for or replayed, is known by the same."""
+        config = steps[-1].config if steps else self.config.edit
+        own = config is self.config.edit
         source_key = needed(face.fitted).key if face.sampled is None else face.sampled.key
         settings = plain_config(config, {"points", "mask", "strength", "like", "replay", "undo"})
         if config.direction is not None:
@@ -251,20 +253,29 @@ class Chain:
             settings = {name: value for name, value in settings.items() if not name.startswith("direction")}
         return {
             "source": source_key,
-            "pairs": [config.points[number] for number in face.pairs],
+            "pairs": [config.points[number] for number in face.pairs] if own else config.points,
             "strength": config.strength if config.by_face or config.direction is not None else None,
             "mask": stages.mask_hash(config.mask),
             "config": settings,
-            "before": [step.told for step in face.steps if step.config is not config],
-        } | {f"like{i}": stages.mask_hash(step.config.like) for i, step in enumerate(face.steps) if step.config.like}
+            "before": [step.told for step in steps[:-1]],
+        } | {f"like{i}": stages.mask_hash(step.config.like) for i, step in enumerate(steps) if step.config.like}
 
     def _drag(self, face: FaceWork) -> Dragged:
         title, console, config = self._title("edit", face), self.engine.console, self.config.edit
         network = self.setup.models.face_network(self.setup.device) if config.identity_weight else None
-        dragged = stages.edit_in_a_row(*self._drawn(face), face.crop, face.steps, console, title, network)
+        done, count = self._done_before(face)
+        dragged = stages.edit_in_a_row(*self._drawn(face), face.crop, face.steps, console, title, network, done, count)
         if face.inverted is None:
             return dragged
         return stages.without_rest(dragged, face.inverted.value, face.crop.alignment)
+
+    def _done_before(self, face: FaceWork) -> tuple[Stored[Dragged] | None, int]:
+        """The longest beginning of the row that is finished already, and how many edits it has."""
+        for count in range(len(face.steps) - 1, 0, -1):
+            key = key_of(EDIT, self._edit_inputs(face, face.steps[:count]))
+            if self.engine.resume and (found := self.engine.find(EDIT, key, face.number)) is not None:
+                return found, count
+        return None, 0
 
     def _blend(self, faces: Sequence[FaceWork]) -> Stored[BlendFacts]:
         config = self.config.blend

@@ -81,7 +81,7 @@ def _check(told: Any, what: str) -> None:
 def config_of(told: Told, run: EditConfig, alignment: Alignment) -> EditConfig:
     """An edit's settings on a crop, the rest as the run has them; points in photo pixels."""
     points = np.asarray(told.get("points", []), dtype=np.float64).reshape(-1, 2) * alignment.size - 0.5
-    pairs = alignment.to_photo(points).reshape(-1, 4).tolist() if len(points) else []
+    pairs = alignment.to_photo(points).round(3).reshape(-1, 4).tolist() if len(points) else []
     plain = EditConfig()
     parts = {name: told.get(name, getattr(plain, name)) for name in PARTS}
     return replace(run, points=pairs, replay=None, undo=0, mask=None, **parts)
@@ -94,7 +94,7 @@ def told_of(config: EditConfig, pairs: Sequence[int], alignment: Alignment) -> T
     if not config.by_face and config.direction is None:
         points = np.asarray([config.points[number] for number in pairs], dtype=np.float64).reshape(-1, 2)
         crop = (alignment.to_crop(points) + 0.5) / alignment.size
-        told["points"] = crop.reshape(-1, 4).round(6).tolist()
+        told["points"] = crop.reshape(-1, 4).round(9).tolist()
     return told
 
 

@@ -42,14 +42,15 @@ from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.edits import EditStep
-from pipeline.engine import Attempt
+from pipeline.engine import Attempt, Stored
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
 from pipeline.optimiser_settings import projector_settings, tune_settings
-from pipeline.outputs import Aligned, Blended, Dragged, Fitted, Inverted, Sampled
+from pipeline.outputs import VIDEO, Aligned, Blended, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8, preview
 from pipeline.posing import pose_towards
 from pipeline.progress import Console, checkpointed_steps, watched_steps
+from pipeline.video import read_video
 
 if TYPE_CHECKING:
     from pipeline.models import LoadedGenerator
@@ -327,16 +328,19 @@ def edit_in_a_row(
     console: Console,
     title: str,
     face_network: FaceNetwork | None = None,
+    done: Stored[Dragged] | None = None,
+    count: int = 0,
 ) -> Dragged:
     """Several edits, each from where the one before ended, as one: the last one's points, the film of all, and a mask
-    that lets change what any of them may change."""
-    made: list[Dragged] = []
-    for number, step in enumerate(steps, 1):
+    that lets change what any of them may change. The first `count` are `done` already."""
+    made: list[Dragged] = [] if done is None else [done.value]
+    before = [] if done is None else read_video(done.folder / VIDEO)
+    for number, step in enumerate(steps[count:], count + 1):
         name = title if len(steps) == 1 else f"{title} {number}/{len(steps)}"
-        here = (made[-1].edited.w, made[-1].edited.image) if made else (w, start)
+        here = (made[-1].edited.w.to(w), made[-1].edited.image) if made else (w, start)
         made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
+        before += made[-1].film() if number < len(steps) else []
     told = tuple(step.told for step in steps)
-    before = [picture for dragged in made[:-1] for picture in dragged.film()]
     masks = [dragged.mask for dragged in made]
     mask = None if any(one is None for one in masks) else np.maximum.reduce([one for one in masks if one is not None])
     return replace(made[-1], start=start, mask=mask, told=told, before=before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image
 
 from data.alignment import align_precropped
 from data.errors import UsageError
+from pipeline import stages
 from pipeline.edit_config import EditConfig
 from pipeline.edits import EDITS, config_of, edits_json, read_edits, told_of
-from pipeline.outputs import EDITED, VIDEO
+from pipeline.outputs import EDITED, VIDEO, Dragged
 from pipeline.run import run
 from pipeline.video import read_video
 from tests.runs import PHOTO, POINTS, manifest_of, run_dir, short_config, stage_entries
@@ -94,6 +96,7 @@ def test_a_row_of_edits_is_the_edits_one_after_another(generator: Path, tmp_path
     assert told == [first, {"direction": "pca:0"}]
     undone = EditConfig(replay=str(folder), undo=1, steps=8, lr=0.05)
     run(short_config(generator, out, edit=undone))
+    assert dict(stage_entries(folder))["edit"] is True  # the first edit as it was made
     assert np.array_equal(np.asarray(Image.open(folder / EDITED)), alone)
     assert json.loads((folder / EDITS).read_text(encoding="utf-8"))["edits"] == [first]
     assert manifest_of(folder)["products"][EDITS].startswith("edit/")
@@ -110,6 +113,29 @@ def test_edits_are_made_again_on_another_photo(generator: Path, tmp_path: Path) 
     told = json.loads((run_dir(out) / EDITS).read_text(encoding="utf-8"))["edits"]
     assert told == [{"points": [[0.5, 0.6, 0.56, 0.6]]}, {"direction": "pca:1", "strength": 0.5}]
     assert stage_entries(run_dir(out))[-1][0] == "blend"
+
+
+def test_a_row_goes_on_from_what_is_finished(generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second edit alone is made anew, and the result is that of a row that was made as a whole."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    path = write(tmp_path / "some.json", {"direction": "pca:1", "strength": 0.5})
+    row = EditConfig(replay=path, direction="pca:2", strength=-1.0)
+    run(short_config(generator, whole, edit=row))
+    run(short_config(generator, parts, edit=EditConfig(replay=path)))
+    made: list[str] = []
+    real = stages.edit
+
+    def counted(*args: Any) -> Dragged:
+        made.append(args[8])
+        return real(*args)
+
+    monkeypatch.setattr(stages, "edit", counted)
+    run(short_config(generator, parts, edit=row))
+    assert made == ["edit 2/2"]
+    first, second = (np.asarray(Image.open(run_dir(out) / EDITED)) for out in (whole, parts))
+    assert np.array_equal(first, second)
+    films = [len(read_video(run_dir(out) / VIDEO)) for out in (whole, parts)]
+    assert films[0] == films[1]
 
 
 def test_another_row_is_another_edit(generator: Path, tmp_path: Path) -> None:
