@@ -19,12 +19,12 @@ from benchmarks.common import aligned_crop, in_processes, load_tools
 from benchmarks.courses import Keeper
 from benchmarks.drag_pairs import outside_change
 from benchmarks.inversion import picked
+from benchmarks.preset_sheet import NAMES
 from data.alignment import Crop
 from data.errors import NoFaceError
 from data.faces import load_face
 from data.files import write_atomically
 from editing.points import Drag
-from editing.presets import PRESETS
 from inversion.generators.protocol import Generator
 from inversion.generators.weights import expand, shapes_of
 from inversion.pivotal import apply_delta
@@ -40,8 +40,6 @@ TUNING = ("invert.steps=150",)
 METHODS = {"published": "edit=draggan_published", "ours": "edit=drag"}
 PUBLISHED_A_FACE = 2
 """Presets of a face that are also dragged as published, others with every face."""
-NAMES = tuple({preset: name for name, preset in reversed(PRESETS.items())}.values())[::-1]
-"""The presets, each under the first of its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,7 @@ class PhotoDrag:
     outside: float
     seconds: float
     steps: int
+    attempts: int
     reason: str
 
 
@@ -140,7 +139,8 @@ def one_drag(face: TunedFace, edit: EditConfig, asked: Drag) -> tuple[PhotoDrag,
         identity=seen.face_distance,
         outside=outside_change(face.image, edited.image, hull),
         seconds=seconds,
-        steps=int(measures.get("rounds", edited.steps)),
+        steps=edited.steps,
+        attempts=int(measures.get("attempts", 1)),
         reason=edited.stop_reason,
     )
     return done, edited.image
