@@ -156,7 +156,10 @@ def photo_figures(faces: Path, count: int, workers: int, keep: Path | None) -> d
 
 def figures_of(found: Sequence[Found]) -> dict[str, float]:
     """Shares of stop reasons and means over all our drags, our shares that arrived preset by preset, and means of both
-    methods over the drags that both made."""
+    methods over the drags that both made.
+
+    `identity_a_move` is the mean face distance over the mean share of the moves: who moves nothing changes no face.
+    """
     ours = [row["ours"] for drags in found for row in drags.values()]
     figures = {
         "tuned_presets_arrived": statistics.fmean(row.reason == "arrived" for row in ours),
@@ -174,6 +177,8 @@ def figures_of(found: Sequence[Found]) -> dict[str, float]:
     both = [row for drags in found for row in drags.values() if len(row) == len(METHODS)]
     for method in METHODS if both else ():
         figures |= {f"tuned_{name}_{method}": value for name, value in means([row[method] for row in both]).items()}
+        shown = figures[f"tuned_moved_{method}"]
+        figures[f"tuned_identity_a_move_{method}"] = figures[f"tuned_identity_{method}"] / max(shown, 1e-3)
         figures[f"tuned_faces_lost_{method}"] = statistics.fmean(row[method].moved is None for row in both)
     return figures | {"tuned_drags_by_both": float(len(both))}
 

@@ -4,7 +4,7 @@
 
 The photo is run with each preset at strength 1; what is inverted and tuned once serves them all, also in a runs folder
 that holds it already. WORD=VALUE are settings of the run, as align=precropped. Each tile is the face's crop of the
-blended photo, under it how the drag ended and the share of the asked moves that dlib saw.
+blended photo.
 """
 
 from __future__ import annotations
@@ -50,15 +50,9 @@ def preset_tiles(photo: Path, runs: Path, words: Sequence[str]) -> list[Tile]:
             alignment = stages.align(original, config.align, TILE_PX).crops[0].alignment
             tiles.append(("photo", to_u8(crop_photo(original.pixels, alignment).image)))
         outcome = run(config, models=models, console=Console(False))
-        metrics = outcome.manifest["faces"][0]["metrics"]["edit"] if outcome.manifest.get("faces") else {}
         edited = read_photo(outcome.results[0])
-        tiles.append((label(preset, metrics), to_u8(crop_photo(edited.pixels, alignment).image)))
+        tiles.append((preset, to_u8(crop_photo(edited.pixels, alignment).image)))
     return tiles
-
-
-def label(preset: str, metrics: dict[str, float]) -> str:
-    """The preset's name, and what dlib saw of it."""
-    return f"{preset}  {metrics['seen']:.2f}" if "seen" in metrics else preset
 
 
 def to_u8(image: np.ndarray) -> np.ndarray:
