@@ -135,8 +135,8 @@ def bigger_eyes(_face: FaceFrame) -> Moves:
     """Upper lids up, lower lids down, the corners of each eye apart."""
     inner, outer = ((39, 0.01), (42, -0.01)), ((36, -0.01), (45, 0.01))
     return {
-        **dict.fromkeys(UPPER_LIDS, (0.0, -0.025)),
-        **dict.fromkeys(LOWER_LIDS, (0.0, 0.012)),
+        **dict.fromkeys(UPPER_LIDS, (0.0, -0.02)),
+        **dict.fromkeys(LOWER_LIDS, (0.0, 0.01)),
         **{corner: (right, 0.0) for corner, right in (*inner, *outer)},
         **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT),
     }

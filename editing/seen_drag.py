@@ -25,7 +25,7 @@ ATTEMPTS = 5
 STOP = 0.0012  # of the crop's side, from its target: the detector judges, so the features go as near as they can
 AIM = 0.97  # of the asked moves: what the next drag is set to show
 LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what would show all
-REACH_MOST = 4.0  # times the asked moves: farther targets tear the features
+REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
 REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
 TOO_FAR = 1.35  # of the asked moves: beyond, a nearer target is tried
 
