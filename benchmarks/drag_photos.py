@@ -19,12 +19,12 @@ from benchmarks.common import aligned_crop, in_processes, load_tools
 from benchmarks.courses import Keeper
 from benchmarks.drag_pairs import outside_change
 from benchmarks.inversion import picked
+from benchmarks.preset_sheet import NAMES
 from data.alignment import Crop
 from data.errors import NoFaceError
 from data.faces import load_face
 from data.files import write_atomically
 from editing.points import Drag
-from editing.presets import PRESETS
 from inversion.generators.protocol import Generator
 from inversion.generators.weights import expand, shapes_of
 from inversion.pivotal import apply_delta
@@ -40,8 +40,6 @@ TUNING = ("invert.steps=150",)
 METHODS = {"published": "edit=draggan_published", "ours": "edit=drag"}
 PUBLISHED_A_FACE = 2
 """Presets of a face that are also dragged as published, others with every face."""
-NAMES = tuple({preset: name for name, preset in reversed(PRESETS.items())}.values())[::-1]
-"""The presets, each under the first of its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,7 @@ class PhotoDrag:
     outside: float
     seconds: float
     steps: int
+    attempts: int
     reason: str
 
 
@@ -140,7 +139,8 @@ def one_drag(face: TunedFace, edit: EditConfig, asked: Drag) -> tuple[PhotoDrag,
         identity=seen.face_distance,
         outside=outside_change(face.image, edited.image, hull),
         seconds=seconds,
-        steps=int(measures.get("rounds", edited.steps)),
+        steps=edited.steps,
+        attempts=int(measures.get("attempts", 1)),
         reason=edited.stop_reason,
     )
     return done, edited.image
@@ -156,7 +156,10 @@ def photo_figures(faces: Path, count: int, workers: int, keep: Path | None) -> d
 
 def figures_of(found: Sequence[Found]) -> dict[str, float]:
     """Shares of stop reasons and means over all our drags, our shares that arrived preset by preset, and means of both
-    methods over the drags that both made."""
+    methods over the drags that both made.
+
+    `identity_a_move` is the mean face distance over the mean share of the moves: who moves nothing changes no face.
+    """
     ours = [row["ours"] for drags in found for row in drags.values()]
     figures = {
         "tuned_presets_arrived": statistics.fmean(row.reason == "arrived" for row in ours),
@@ -174,6 +177,8 @@ def figures_of(found: Sequence[Found]) -> dict[str, float]:
     both = [row for drags in found for row in drags.values() if len(row) == len(METHODS)]
     for method in METHODS if both else ():
         figures |= {f"tuned_{name}_{method}": value for name, value in means([row[method] for row in both]).items()}
+        shown = figures[f"tuned_moved_{method}"]
+        figures[f"tuned_identity_a_move_{method}"] = figures[f"tuned_identity_{method}"] / max(shown, 1e-3)
         figures[f"tuned_faces_lost_{method}"] = statistics.fmean(row[method].moved is None for row in both)
     return figures | {"tuned_drags_by_both": float(len(both))}
 

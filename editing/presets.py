@@ -1,8 +1,8 @@
 """Ready-made drags from the 68 face landmarks: smile, open_mouth, turn_left ... (numpy only).
 
 Every move is written in the face's own axes and in units of its inter-ocular distance, so a preset turns, grows and
-shrinks with the face. At strength 1 it asks for one to two standard deviations of what portraits show. Left and
-right are those of the picture.
+shrinks with the face. At strength 1 it asks for about one standard deviation of what portraits show. Left and right are
+those of the picture.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LEFT_JAW, RIGHT_JAW = (3, 4, 5), (13, 12, 11)
 MAX_STRENGTH = 3.0
 WHOLE_HEAD = ("turn_left", "turn_right", "look_up", "look_down", "tilt")  # their mask is the head, not what is dragged
 HEAD_RADII, HEAD_BELOW = (1.15, 1.55), 0.35  # across and along the face; the centre's place below the eyes
-TURN = 0.24  # inter-ocular distances that the nose tip moves: two standard deviations among portraits
+TURN = 0.12  # inter-ocular distances that the nose tip moves: 1.2 standard deviations among portraits
 LOOK = 0.07  # the same of a head that nods: one standard deviation, 0.067 by 240 portraits' common factor (look_down)
-TILT_DEG = 2.0  # two standard deviations of the eye line in 240 aligned portraits: generators have seen little more
-TILTED = (*EYE_CORNERS, *LEFT_BROW, *RIGHT_BROW, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT, CHIN_PAD)
+TILT_DEG = 1.25  # 1.25 standard deviations of the eye line in 240 aligned portraits: generators have seen little more
+TILTED = (*range(17, LANDMARKS), CHIN_PAD)  # all but the jaw: the mean of many points tells so small an angle
 TILT_CENTRE = 0.5  # inter-ocular distances below the eyes: eyes and mouth then move about equally far
 
 
@@ -88,7 +88,7 @@ def smile(_face: FaceFrame) -> Moves:
 
 def open_mouth(_face: FaceFrame) -> Moves:
     """Lower lip and what is below it down, upper lip a little up."""
-    return {LOWER_LIP: (0.0, 0.16), CHIN_PAD: (0.0, 0.14), UPPER_LIP: (0.0, -0.04), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+    return {LOWER_LIP: (0.0, 0.12), CHIN_PAD: (0.0, 0.10), UPPER_LIP: (0.0, -0.02), **_anchors(*EYE_CORNERS, NOSE_TIP)}
 
 
 def close_mouth(face: FaceFrame) -> Moves:
@@ -104,18 +104,20 @@ def close_mouth(face: FaceFrame) -> Moves:
 
 def raise_brows(_face: FaceFrame) -> Moves:
     """Both brows up, eyes held."""
-    return {**dict.fromkeys((*LEFT_BROW, *RIGHT_BROW), (0.0, -0.12)), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+    return {**dict.fromkeys((*LEFT_BROW, *RIGHT_BROW), (0.0, -0.07)), **_anchors(*EYE_CORNERS, NOSE_TIP)}
 
 
 def open_eyes(_face: FaceFrame) -> Moves:
     """Upper lids up. Lower lids and eye corners are left free: they share feature pixels with the upper lids."""
-    return {**dict.fromkeys(UPPER_LIDS, (0.0, -0.08)), **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)}
+    return {**dict.fromkeys(UPPER_LIDS, (0.0, -0.035)), **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)}
 
 
 def close_eyes(face: FaceFrame) -> Moves:
-    """Upper lids down by the present opening."""
+    """Upper lids down by three fifths of the present opening, brows held: dlib sees closed lids apart, and the whole of
+    it pulled eyes and brows down the face."""
     gap = face.gap(tuple(zip(UPPER_LIDS, LOWER_LIDS, strict=True)))
-    return {**dict.fromkeys(UPPER_LIDS, (0.0, gap)), **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)}
+    held = _anchors(*LEFT_BROW, *RIGHT_BROW, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)
+    return {**dict.fromkeys(UPPER_LIDS, (0.0, 0.6 * gap)), **held}
 
 
 def frown(_face: FaceFrame) -> Moves:
@@ -133,8 +135,8 @@ def bigger_eyes(_face: FaceFrame) -> Moves:
     """Upper lids up, lower lids down, the corners of each eye apart."""
     inner, outer = ((39, 0.01), (42, -0.01)), ((36, -0.01), (45, 0.01))
     return {
-        **dict.fromkeys(UPPER_LIDS, (0.0, -0.04)),
-        **dict.fromkeys(LOWER_LIDS, (0.0, 0.02)),
+        **dict.fromkeys(UPPER_LIDS, (0.0, -0.02)),
+        **dict.fromkeys(LOWER_LIDS, (0.0, 0.01)),
         **{corner: (right, 0.0) for corner, right in (*inner, *outer)},
         **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT),
     }
@@ -180,7 +182,7 @@ def tilt(face: FaceFrame, strength: float = 1.0) -> Moves:
 
 def slimmer_face(_face: FaceFrame) -> Moves:
     """The jaw's sides inward, eyes, nose and mouth held."""
-    moves = {**dict.fromkeys(LEFT_JAW, (0.10, 0.0)), **dict.fromkeys(RIGHT_JAW, (-0.10, 0.0))}
+    moves = {**dict.fromkeys(LEFT_JAW, (0.06, 0.0)), **dict.fromkeys(RIGHT_JAW, (-0.06, 0.0))}
     return moves | _anchors(*EYE_CORNERS, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT, CHIN_PAD)
 
 

@@ -23,7 +23,7 @@ from pipeline.schema import EditConfig
 
 MOVED_ENOUGH = 0.6
 """Share of the asked move from which a drag by preset counts as a success."""
-LEAST_MOVE = 0.03
+LEAST_MOVE = 0.015
 """Inter-ocular distances: presets that ask for less here, as close_mouth of a closed mouth, are left out."""
 NO_FRAMES = 10000
 

@@ -12,8 +12,9 @@ from data.landmarks import Face, find_faces, steady_landmarks
 from editing.presets import face_frame
 
 LOOK_SIDE_PX = 256
-"""Larger pictures are shrunk to this: the predictor sees no finer detail of a face that fills the crop."""
-UPSAMPLE_MAX = 2
+"""Pictures are brought to this: the predictor sees no finer detail of a face that fills the crop, and as it compares
+single pixels, its points move in jumps of a smaller picture's pixels."""
+UPSAMPLE_MAX = 1
 AGREEMENT = 0.1
 """Inter-ocular distances by which landmarks in the first picture's box may differ from those in a box found anew."""
 SEARCH_SIDE_PX = 1024
@@ -34,28 +35,29 @@ class LandmarkLocator:
 
     def __init__(self, picture: np.ndarray, landmarks: Sequence[int]) -> None:
         self._landmarks = list(landmarks)
-        self._box = find_faces(_small(picture), UPSAMPLE_MAX)[0].box
+        self._box = find_faces(_looked_at(picture), UPSAMPLE_MAX)[0].box
 
     def locate(self, picture: np.ndarray) -> np.ndarray:
         """The landmarks [N, 2] in pixels of a picture [R, R, 3] uint8 RGB."""
-        small = _small(picture)
-        found = face_frame(steady_landmarks(small, [self._box])).points[self._landmarks]
-        return np.asarray((found + 0.5) * (picture.shape[0] / small.shape[0]) - 0.5)
+        seen = _looked_at(picture)
+        found = face_frame(steady_landmarks(seen, [self._box])).points[self._landmarks]
+        return np.asarray((found + 0.5) * (picture.shape[0] / seen.shape[0]) - 0.5)
 
     def recognises(self, picture: np.ndarray) -> bool:
         """Whether one face, and only one, is found, with the landmarks where `locate` sees them."""
-        small = _small(picture)
+        seen = _looked_at(picture)
         try:
-            faces = find_faces(small, UPSAMPLE_MAX)
+            faces = find_faces(seen, UPSAMPLE_MAX)
         except NoFaceError:
             return False
-        found, expected = (face_frame(steady_landmarks(small, [box])) for box in (faces[0].box, self._box))
+        found, expected = (face_frame(steady_landmarks(seen, [box])) for box in (faces[0].box, self._box))
         apart = np.linalg.norm(found.points - expected.points, axis=1)[self._landmarks].mean()
         return len(faces) == 1 and bool(apart <= AGREEMENT * found.unit_px)
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
+def _looked_at(picture: np.ndarray) -> np.ndarray:
     side = picture.shape[0]
-    if side <= LOOK_SIDE_PX:
+    if side == LOOK_SIDE_PX:
         return picture
-    return cv2.resize(picture, (LOOK_SIDE_PX, LOOK_SIDE_PX), interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_AREA if side > LOOK_SIDE_PX else cv2.INTER_CUBIC
+    return cv2.resize(picture, (LOOK_SIDE_PX, LOOK_SIDE_PX), interpolation=how)

@@ -34,6 +34,7 @@ from editing.points import Drag
 from editing.pose import pose_drag, pose_landmarks
 from editing.presets import preset_drag, preset_landmarks
 from editing.published import PublishedSettings, drag_published
+from editing.seen_drag import drag_until_seen
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting, Targets, psnr_db, whole_face_descriptor
@@ -291,7 +292,8 @@ def edit(
 ) -> Dragged:
     """The drag on the (tuned) generator, or the way along its direction; `start` [1, 3, R, R] is the picture before.
 
-    A preset or a pose is dragged by its landmarks, unless `edit.method` says otherwise or no face is found in `start`.
+    A preset or a pose is dragged until its landmarks are seen to arrive, unless `edit.method` says otherwise or no face
+    is found in `start`.
     The face network is needed where `edit.identity_weight` is not 0.
     """
     if config.direction is not None:
@@ -307,14 +309,19 @@ def edit(
             edited = drag_published(
                 generator, w, noise, handles, targets, mask, _settings_of(PublishedSettings, config), on_step
             )
-        elif locator is None:
-            person = None if face_network is None else _person(start.to(w), face_network)
-            settings = _settings_of(DragSettings, config)
-            edited = drag(generator, w, noise, handles, targets, mask, settings, on_step, person=person)
-        else:
+        elif config.method == "landmarks" and locator is not None:
             moves, quick = targets - handles, _landmark_settings(config)
             edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, on_step)
             targets = edited.tracks[0].double().numpy() + moves
+        else:
+            person = None if face_network is None else _person(start.to(w), face_network)
+            settings = _settings_of(DragSettings, config)
+            if locator is None:
+                edited = drag(generator, w, noise, handles, targets, mask, settings, on_step, person=person)
+            else:
+                moves = targets - handles
+                edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, on_step, person=person)
+                targets = edited.tracks[0].double().numpy() + moves
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
 
 

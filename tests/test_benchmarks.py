@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.common import tell
+from benchmarks.drag_photos import PhotoDrag, by_preset, figures_of
 from benchmarks.generator import is_sane, median_ms, share_of
+from benchmarks.preset_sheet import COLUMNS, NAMES, TILE_PX, preset_sheet
 from pipeline.pictures import sheet
 from tests.test_presets import drawn_face, moved
 
@@ -53,3 +55,35 @@ def test_timing_warms_up_three_times() -> None:
     calls: list[int] = []
     median_ms(lambda: calls.append(1), repeats=5)
     assert len(calls) == 8
+
+
+def photo_drag(reason: str, moved: float | None, identity: float | None) -> PhotoDrag:
+    return PhotoDrag(1.0, 0.2, moved, identity, outside=0.05, seconds=2.0, steps=30, attempts=2, reason=reason)
+
+
+def test_presets_on_photos_are_counted_by_how_they_ended() -> None:
+    smile = {"ours": photo_drag("arrived", 1.0, 0.2), "published": photo_drag("cap", 0.25, 0.1)}
+    found = [
+        {"smile": smile, "tilt": {"ours": photo_drag("stalled", 0.6, 0.1)}},
+        {"smile": {"ours": photo_drag("lost", None, None)}},
+    ]
+    figures = figures_of(found)
+    assert figures["tuned_presets_arrived"] == pytest.approx(1 / 3)
+    assert (figures["arrived_smile_ours"], figures["arrived_tilt_ours"], figures["tuned_oscillating_ours"]) == (
+        0.5,
+        0,
+        0,
+    )
+    assert figures["moved_smile_ours"] == 0.5
+    assert figures["tuned_drags_by_both"] == 1
+    assert figures["tuned_identity_a_move_published"] == pytest.approx(0.4)
+    assert figures["tuned_identity_a_move_ours"] == pytest.approx(0.2)
+    assert "| smile | 2 | 0.50 | 0.50 | 0.20 | 2.0 | lost |" in by_preset(found)
+
+
+def test_a_sheet_of_presets_has_a_tile_for_each() -> None:
+    assert "slim" not in NAMES  # slimmer_face's other name
+    grey = np.full((64, 64, 3), 90, np.uint8)
+    drawn = preset_sheet([(name, grey) for name in ("photo", *NAMES)])
+    assert (drawn == 90).all(axis=2).sum() >= TILE_PX**2 * (len(NAMES) + 1)
+    assert drawn.shape[1] > COLUMNS * TILE_PX

@@ -244,8 +244,11 @@ def test_a_picture_without_a_face_is_not_recognised(face: Picture) -> None:
         LandmarkLocator(np.full_like(face, 128), [30])
 
 
-@pytest.mark.parametrize(("words", "figure"), [([], "rounds"), (["edit.method=points"], "feature_resolution")])
-def test_a_preset_is_dragged_by_landmarks_unless_points_are_asked_for(words: list[str], figure: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "figure"),
+    [([], "attempts"), (["edit.method=landmarks"], "rounds"), (["edit.method=points"], "feature_resolution")],
+)
+def test_a_preset_is_dragged_until_it_is_seen_unless_another_way_is_asked_for(words: list[str], figure: str) -> None:
     loaded = read_generator(compose(["edit=smile"]).generator, torch.device("cpu")).module
     config = compose(["edit=smile", "edit.steps=2", *words]).edit
     sampled = stages.sample(loaded, SampleConfig(seed=1, psi=0.5), torch.device("cpu"))

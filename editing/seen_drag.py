@@ -1,0 +1,126 @@
+"""Dragging by features what a detector then finds again: targets are set farther until the points are seen to arrive.
+
+A drag by features changes little beside what it pulls, but its tracker calls a move done of which the picture shows a
+part. A detector, such as one of face landmarks, tells the share that the picture shows; the next drag begins at the
+same start and asks for as much more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import UsageError
+from editing.drag import DragSettings, DragStep, Edited, StopReason, drag, to_frame
+from editing.drag_task import Person
+from editing.landmark_drag import ARRIVED, Locator
+from editing.points import Points, PointsLike, points_array
+from inversion.generators.protocol import Generator, NoiseMaps
+
+ATTEMPTS = 5
+STOP = 0.0012  # of the crop's side, from its target: the detector judges, so the features go as near as they can
+AIM = 0.97  # of the asked moves: what the next drag is set to show
+LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what would show all
+REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
+REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
+TOO_FAR = 1.35  # of the asked moves: beyond, a nearer target is tried
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Attempt:
+    """A drag to `reach` times the asked moves, where the detector found the points [N, 2], the share of the moves that
+    this shows, and whether it recognises the picture."""
+
+    edited: Edited
+    reach: float
+    points: Points
+    seen: float
+    known: bool
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the asked moves are seen, and not much more."""
+        return ARRIVED <= self.seen <= TOO_FAR
+
+
+def drag_until_seen(
+    generator: Generator,
+    w: Tensor,
+    noise: NoiseMaps | None,
+    locator: Locator,
+    moves_crop: PointsLike,
+    mask_crop: Tensor | None = None,
+    settings: DragSettings | None = None,
+    on_step: Callable[[DragStep], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    person: Person | None = None,
+) -> Edited:
+    """Move the points that `locator` finds by moves [N, 2] in crop pixels, by drags of features (`editing.drag.drag`).
+
+    w [1, L, D]; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may change. Every drag begins at w, with targets
+    at `reach` times the moves. The result is the recognised picture that shows the asked moves best; it has `arrived`
+    when `locator` sees ARRIVED of them, whatever the features' tracker says. Distances in the metrics are the
+    locator's; tracks and frames those of the drag that is the result. UsageError for arguments that do not fit.
+    """
+    settings = settings or DragSettings()
+    settings = replace(settings, stop_px=settings.stop_px or STOP * generator.resolution)
+    with torch.no_grad():
+        first = locator.locate(to_frame(generator.synthesize(w, "const", noise)))
+    moves = points_array(moves_crop, "moves")
+    if first.shape != moves.shape:
+        raise UsageError(f"{len(moves)} moves were given for {len(first)} points that are found.")
+
+    def attempt(reach: float, number: int) -> Attempt:
+        to, told = first + reach * moves, _counted(on_step, number * settings.steps, ATTEMPTS * settings.steps)
+        edited = drag(generator, w, noise, first, to, mask_crop, settings, told, should_stop, person)
+        picture = to_frame(edited.image)
+        points = locator.locate(picture)
+        seen = float(((points - first) * moves).sum() / max(float((moves**2).sum()), 1e-12))
+        return Attempt(edited, reach, points, seen, locator.recognises(picture))
+
+    best = last = attempt(0.0, 0)
+    reach, number = 1.0, 0
+    while moves.any() and number < ATTEMPTS and not best.arrived and last.edited.stop_reason != "stopped":
+        last = attempt(reach, number)
+        number += 1
+        if last.known and abs(1.0 - last.seen) < abs(1.0 - best.seen):
+            best = last
+        if next_reach(last) == reach:
+            break
+        reach = next_reach(last)
+    return _result(best, last, first, moves, number)
+
+
+def next_reach(last: Attempt) -> float:
+    """How far the next targets are set, by what the last ones showed."""
+    if not last.known:
+        return last.reach * REACH_LOST
+    return min(REACH_MOST, last.reach * AIM / max(LEAST_SEEN, last.seen))
+
+
+def _counted(on_step: Callable[[DragStep], None] | None, before: int, total: int) -> Callable[[DragStep], None] | None:
+    """A watcher that is told the steps of all attempts."""
+    if on_step is None:
+        return None
+    return lambda step: on_step(replace(step, step=before + step.step, total=total))
+
+
+def _result(best: Attempt, last: Attempt, first: Points, moves: Points, attempts: int) -> Edited:
+    """The best attempt, judged by the detector: it has arrived, or was stopped, or other targets showed no more."""
+    reason: StopReason = "stalled" if last.known else "lost"
+    if best.arrived or not moves.any():
+        reason = "arrived"
+    elif last.edited.stop_reason == "stopped":
+        reason = "stopped"
+    measured = {
+        "distance_before_px": float(np.linalg.norm(moves, axis=1).mean()),
+        "distance_after_px": float(np.linalg.norm(best.points - first - moves, axis=1).mean()),
+        "seen": best.seen,
+        "reach": best.reach,
+        "attempts": float(attempts),
+    }
+    return replace(best.edited, stop_reason=reason, metrics=best.edited.metrics | measured)

@@ -1,0 +1,134 @@
+"""Drags whose targets are set farther until a detector sees the asked moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data.errors import UsageError
+from editing import seen_drag
+from editing.drag import DragSettings, DragStep, Edited, StopReason
+from editing.landmark_drag import ARRIVED, Picture
+from editing.points import Points
+from editing.seen_drag import ATTEMPTS, REACH_MOST, drag_until_seen
+from inversion.generators.stylegan2 import StyleGAN2
+from tests.tiny import tiny_generator
+
+FIRST = np.array([[8.0, 8.0], [16.0, 8.0]])
+MOVES = np.array([[2.0, 0.0], [0.0, 0.0]])
+SHOWN_MOST = 4.0
+
+
+class Levels:
+    """Reads from a grey picture how much of MOVES it shows; beyond `known` it recognises nothing."""
+
+    def __init__(self, start: Picture, known: float = SHOWN_MOST) -> None:
+        self.start, self.known = start, known
+
+    def share(self, picture: Picture) -> float:
+        return 0.0 if np.array_equal(picture, self.start) else float(picture.mean()) / 255 * SHOWN_MOST
+
+    def locate(self, picture: Picture) -> Points:
+        return FIRST + self.share(picture) * MOVES
+
+    def recognises(self, picture: Picture) -> bool:
+        return self.share(picture) <= self.known
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    return tiny_generator(resolution=32)
+
+
+@pytest.fixture(scope="module")
+def w(generator: StyleGAN2) -> Tensor:
+    return generator.map(torch.zeros(1, generator.z_dim))
+
+
+@pytest.fixture
+def locator(generator: StyleGAN2, w: Tensor) -> Levels:
+    return Levels(seen_drag.to_frame(generator.synthesize(w, "const").detach()))
+
+
+def drags_that_show(monkeypatch: pytest.MonkeyPatch, share: Callable[[float], float]) -> list[float]:
+    """Replace the drag by one whose picture shows share(reach) of the moves; returns the reaches asked for."""
+    asked: list[float] = []
+
+    def drag(generator: StyleGAN2, w: Tensor, _noise: None, handles: Points, targets: Points, *rest: object) -> Edited:
+        reach = float((targets - handles)[0, 0] / MOVES[0, 0])
+        image = generator.synthesize(w, "const").detach()
+        if reach:
+            asked.append(reach)
+            image = torch.full_like(image, share(reach) / SHOWN_MOST * 2 - 1)
+        on_step, should_stop = rest[2], rest[3]
+        if callable(on_step) and reach:
+            on_step(DragStep(1, 10, 0.0, torch.zeros(2, 2), 1.0))
+        reason: StopReason = "stopped" if callable(should_stop) and reach and should_stop() else "oscillating"
+        return Edited(w, image, torch.zeros(1, 2, 2), reason, 1, [], {"latent_move": reach})
+
+    monkeypatch.setattr(seen_drag, "drag", drag)
+    return asked
+
+
+def test_targets_are_set_farther_until_the_moves_are_seen(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, heard = drags_that_show(monkeypatch, lambda reach: 0.5 * reach), list[DragStep]()
+    edited = drag_until_seen(generator, w, None, locator, MOVES, None, DragSettings(steps=10), heard.append)
+    assert asked == pytest.approx([1.0, 1.94], abs=0.02)
+    assert edited.stop_reason == "arrived"
+    assert edited.metrics["seen"] == pytest.approx(0.97, abs=0.02)
+    assert edited.metrics["distance_after_px"] == pytest.approx(0.03, abs=0.02)
+    assert [(step.step, step.total) for step in heard] == [(1, 10 * ATTEMPTS), (11, 10 * ATTEMPTS)]
+
+
+def test_a_move_that_went_too_far_is_taken_back(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = drags_that_show(monkeypatch, lambda reach: 2.0 * reach)
+    edited = drag_until_seen(generator, w, None, locator, MOVES)
+    assert asked == pytest.approx([1.0, 0.485], abs=0.01)
+    assert edited.stop_reason == "arrived"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_what_is_never_seen_has_not_arrived(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    asked = drags_that_show(monkeypatch, lambda reach: share * reach)
+    edited = drag_until_seen(generator, w, None, locator, MOVES)
+    assert edited.stop_reason == "stalled"
+    assert edited.metrics["seen"] == pytest.approx(share * max(asked), abs=0.02)
+    assert edited.metrics["seen"] < ARRIVED
+    assert max(asked) == REACH_MOST
+
+
+def test_a_picture_that_is_not_recognised_is_never_the_result(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drags_that_show(monkeypatch, lambda reach: 0.9 * reach)
+    locator.known = 0.5
+    edited = drag_until_seen(generator, w, None, locator, MOVES)
+    assert 0.0 < edited.metrics["seen"] <= 0.5
+    locator.known = 0.05
+    lost = drag_until_seen(generator, w, None, locator, MOVES)
+    assert (lost.stop_reason, lost.metrics["seen"]) == ("lost", 0.0)
+
+
+def test_it_can_be_stopped_and_may_have_nothing_to_do(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = drags_that_show(monkeypatch, lambda reach: 0.4 * reach)
+    stopped = drag_until_seen(generator, w, None, locator, MOVES, should_stop=lambda: True)
+    assert (stopped.stop_reason, asked) == ("stopped", [1.0])
+    still = drag_until_seen(generator, w, None, locator, 0 * MOVES)
+    assert (still.stop_reason, still.metrics["attempts"], asked) == ("arrived", 0.0, [1.0])
+
+
+def test_wrong_arguments_are_a_sentence(generator: StyleGAN2, w: Tensor, locator: Levels) -> None:
+    with pytest.raises(UsageError, match=r"^3 moves were given for 2 points that are found\.$"):
+        drag_until_seen(generator, w, None, locator, np.ones((3, 2)))
