@@ -83,7 +83,7 @@ def face_frame(landmarks: PointsLike) -> FaceFrame:
 
 def smile(_face: FaceFrame) -> Moves:
     """Mouth corners outward and up."""
-    return {MOUTH_LEFT: (-0.09, -0.075), MOUTH_RIGHT: (0.09, -0.075), **_anchors(*EYE_CORNERS, NOSE_TIP)}
+    return {MOUTH_LEFT: (-0.065, -0.055), MOUTH_RIGHT: (0.065, -0.055), **_anchors(*EYE_CORNERS, NOSE_TIP)}
 
 
 def open_mouth(_face: FaceFrame) -> Moves:

@@ -86,8 +86,8 @@ def test_pairs_are_distinct_landmarks(name: str) -> None:
 
 def test_smile_pulls_the_corners_outward_and_up_and_holds_the_eyes() -> None:
     moves = by_index("smile", drawn_face())
-    assert moves[48] == pytest.approx([-0.09 * UNIT_PX, -0.075 * UNIT_PX])
-    assert moves[54] == pytest.approx([0.09 * UNIT_PX, -0.075 * UNIT_PX])
+    assert moves[48] == pytest.approx([-0.065 * UNIT_PX, -0.055 * UNIT_PX])
+    assert moves[54] == pytest.approx([0.065 * UNIT_PX, -0.055 * UNIT_PX])
     assert all(not moves[corner].any() for corner in EYE_CORNERS)
 
 
