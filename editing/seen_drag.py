@@ -24,6 +24,7 @@ from inversion.generators.protocol import Generator, NoiseMaps
 ATTEMPTS = 5
 STOP = 0.0012  # of the crop's side, from its target: the detector judges, so the features go as near as they can
 AIM = 0.97  # of the asked moves: what the next drag is set to show
+HOLD = 2.0  # times the mask's weight of other drags: targets that are set farther would smudge what lies round them
 LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what would show all
 REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
 REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
@@ -67,7 +68,8 @@ def drag_until_seen(
     locator's; tracks and frames those of the drag that is the result. UsageError for arguments that do not fit.
     """
     settings = settings or DragSettings()
-    settings = replace(settings, stop_px=settings.stop_px or STOP * generator.resolution)
+    stop_px = settings.stop_px or STOP * generator.resolution
+    settings = replace(settings, stop_px=stop_px, mask_weight=HOLD * settings.mask_weight)
     with torch.no_grad():
         first = locator.locate(to_frame(generator.synthesize(w, "const", noise)))
     moves = points_array(moves_crop, "moves")
