@@ -56,7 +56,7 @@ def test_help_version_and_the_installed_code_are_used(photodrag: Command, tmp_pa
     assert photodrag("--version").stdout == f"photodrag {__version__}\n"
     done = photodrag("--help")
     assert done.returncode == 0
-    assert "edit        bigger_eyes, close_eyes, close_mouth, drag" in done.stdout
+    assert "edit        bigger_eyes, close_eyes, close_mouth, direction, drag" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
