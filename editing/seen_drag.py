@@ -21,10 +21,11 @@ from editing.landmark_drag import ARRIVED, Locator
 from editing.points import Points, PointsLike, points_array
 from inversion.generators.protocol import Generator, NoiseMaps
 
-ATTEMPTS = 5
+HOLDS = (2.0, 2.0, 1.0, 1.0, 0.5)
+"""Of each attempt, times the mask's weight of other drags: targets that are set farther smudge what lies round them
+where it is not held, and where it is held too firmly some moves are not to be had."""
 STOP = 0.0012  # of the crop's side, from its target: the detector judges, so the features go as near as they can
 AIM = 0.97  # of the asked moves: what the next drag is set to show
-HOLD = 2.0  # times the mask's weight of other drags: targets that are set farther would smudge what lies round them
 LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what would show all
 REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
 REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
@@ -69,7 +70,7 @@ def drag_until_seen(
     """
     settings = settings or DragSettings()
     stop_px = settings.stop_px or STOP * generator.resolution
-    settings = replace(settings, stop_px=stop_px, mask_weight=HOLD * settings.mask_weight)
+    settings = replace(settings, stop_px=stop_px)
     with torch.no_grad():
         first = locator.locate(to_frame(generator.synthesize(w, "const", noise)))
     moves = points_array(moves_crop, "moves")
@@ -77,8 +78,9 @@ def drag_until_seen(
         raise UsageError(f"{len(moves)} moves were given for {len(first)} points that are found.")
 
     def attempt(reach: float, number: int) -> Attempt:
-        to, told = first + reach * moves, _counted(on_step, number * settings.steps, ATTEMPTS * settings.steps)
-        edited = drag(generator, w, noise, first, to, mask_crop, settings, told, should_stop, person)
+        to, told = first + reach * moves, _counted(on_step, number * settings.steps, len(HOLDS) * settings.steps)
+        held = replace(settings, mask_weight=HOLDS[number] * settings.mask_weight)
+        edited = drag(generator, w, noise, first, to, mask_crop, held, told, should_stop, person)
         picture = to_frame(edited.image)
         points = locator.locate(picture)
         seen = float(((points - first) * moves).sum() / max(float((moves**2).sum()), 1e-12))
@@ -86,14 +88,13 @@ def drag_until_seen(
 
     best = last = attempt(0.0, 0)
     reach, number = 1.0, 0
-    while moves.any() and number < ATTEMPTS and not best.arrived and last.edited.stop_reason != "stopped":
-        last = attempt(reach, number)
+    while moves.any() and number < len(HOLDS) and not best.arrived and last.edited.stop_reason != "stopped":
+        if not number or reach != last.reach or HOLDS[number] != HOLDS[number - 1]:
+            last = attempt(reach, number)
+            if last.known and abs(1.0 - last.seen) < abs(1.0 - best.seen):
+                best = last
+            reach = next_reach(last)
         number += 1
-        if last.known and abs(1.0 - last.seen) < abs(1.0 - best.seen):
-            best = last
-        if next_reach(last) == reach:
-            break
-        reach = next_reach(last)
     return _result(best, last, first, moves, number)
 
 

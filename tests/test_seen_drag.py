@@ -14,7 +14,7 @@ from editing import seen_drag
 from editing.drag import DragSettings, DragStep, Edited, StopReason
 from editing.landmark_drag import ARRIVED, Picture
 from editing.points import Points
-from editing.seen_drag import ATTEMPTS, REACH_MOST, drag_until_seen
+from editing.seen_drag import HOLDS, REACH_MOST, drag_until_seen
 from inversion.generators.stylegan2 import StyleGAN2
 from tests.tiny import tiny_generator
 
@@ -83,7 +83,7 @@ def test_targets_are_set_farther_until_the_moves_are_seen(
     assert edited.stop_reason == "arrived"
     assert edited.metrics["seen"] == pytest.approx(0.97, abs=0.02)
     assert edited.metrics["distance_after_px"] == pytest.approx(0.03, abs=0.02)
-    assert [(step.step, step.total) for step in heard] == [(1, 10 * ATTEMPTS), (11, 10 * ATTEMPTS)]
+    assert [(step.step, step.total) for step in heard] == [(1, 10 * len(HOLDS)), (11, 10 * len(HOLDS))]
 
 
 def test_a_move_that_went_too_far_is_taken_back(
