@@ -89,7 +89,7 @@ def main() -> None:
     figures = {} if options.no_costs else cost_figures(options.quick)
     if pairs:
         outcomes = make_pairs(pairs, list(METHODS), KeptDrags(options.keep), options.workers)
-        figures |= pair_figures(outcomes) | seconds_figures(options.workers)
+        figures |= pair_figures(outcomes) | seconds_figures()
     if options.faces is not None and photos:
         figures |= photo_figures(options.faces, photos, options.workers, options.keep)
     tell(figures, options.json, [key for key in KEYS if key in figures])

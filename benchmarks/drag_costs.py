@@ -25,11 +25,12 @@ import torch
 
 from benchmarks.step_costs import peak_gb, random_generator
 from editing import squares
-from editing.drag import DragSettings, DragStep, DragTask, begin, drag, near, prepare, render_features
+from editing.drag import DragSettings, DragStep, DragTask, begin, drag, prepare, render_features
 from editing.drag_losses import total_loss
 from editing.drag_task import latent, maps_of
 from editing.following import follow
 from editing.published import PublishedSettings, drag_published
+from editing.squares import near
 from pipeline.memory import keep_freed_memory
 
 WARM_UP = 1

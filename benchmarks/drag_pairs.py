@@ -250,13 +250,13 @@ def timed(item: tuple[int, int, str]) -> float | None:
     return None if made is None else made.seconds
 
 
-def seconds_figures(workers: int) -> dict[str, float]:
+def seconds_figures() -> dict[str, float]:
     """Median seconds of both methods on a few pairs, in turns in one process, and the median of their ratios."""
     found: dict[str, float] = {}
     ratios = []
     for points in SETS:
         items = [(number, points, method) for number in range(TIMED) for method in METHODS]
-        seconds = in_processes(timed, items, workers, f"seconds, {points} points")
+        seconds = in_processes(timed, items, 1, f"seconds, {points} points")
         rows = [row for row in zip(*(seconds[i :: len(METHODS)] for i in range(len(METHODS))), strict=True) if all(row)]
         for method, column in zip(METHODS, zip(*rows, strict=True), strict=True):
             found[f"timed_seconds_{points}_{method}"] = statistics.median(column)
@@ -290,7 +290,7 @@ def summary(outcomes: Sequence[Outcome], case: str) -> dict[str, float]:
     """Means over drags, the share of each stop reason, and the Frechet distance from before to after."""
     names = ("before_px", "after_px", "identity", "outside")
     found = {f"{name}_{case}": statistics.fmean(getattr(row, name) for row in outcomes) for name in names}
-    found |= {f"{name}_{case}": statistics.fmean(getattr(row.made, name) for row in outcomes) for name in ("steps",)}
+    found[f"steps_{case}"] = statistics.fmean(row.made.steps for row in outcomes)
     found[f"seconds_{case}"] = statistics.median(row.made.seconds for row in outcomes)
     back = [row.back for row in outcomes if row.back is not None]
     if back:

@@ -20,7 +20,7 @@ from editing.drag_losses import total_loss
 from editing.drag_task import DragSettings, DragTask, Person, distance_px, latent, maps_of, prepare
 from editing.following import Trail, follow, set_out
 from editing.points import Drag, PointsLike
-from editing.squares import Seen, look
+from editing.squares import Seen, look, near
 from editing.trackers import Levels, crop_from_feature
 from inversion.generators.protocol import Generator, NoiseMaps, Squared
 
@@ -219,11 +219,6 @@ def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
     """Mean way, from first to second, of the moving points that have not arrived at the second, in crop pixels."""
     way = (second - first).norm(dim=1)[task.moving & (distance_px(task, second) > task.stop_px)]
     return float(way.mean()) * task.generator.resolution / task.resolution if len(way) else 0.0
-
-
-def near(features: Levels | Seen) -> Levels:
-    """What the points look at."""
-    return features.near if isinstance(features, Seen) else features
 
 
 def adam(

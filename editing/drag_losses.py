@@ -11,7 +11,7 @@ from torch import Tensor
 
 from editing.drag_task import MAX_STEP_PX, DragTask, latent
 from editing.following import Trail
-from editing.squares import SPOT_SHARE, Seen, mask_loss, size_of
+from editing.squares import SPOT_SHARE, Seen, mask_loss, near, size_of
 from editing.trackers import FeatureMap, Levels, sample
 
 HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly holds them better (measured)
@@ -29,8 +29,7 @@ def total_loss(
     mean many points would not be dragged at all.
     """
     settings = task.settings
-    seen = features.near if isinstance(features, Seen) else features
-    alive = ~lost & task.moving
+    seen, alive = near(features), ~lost & task.moving
     if settings.tracker == "line_search":
         shown = sample(seen, trail.aims[:, None] + task.patch)
         loss = _mean_of((shown - trail.template).abs().mean(dim=(1, 2)), task.moving)

@@ -65,8 +65,8 @@ def drag_until_seen(
 
     w [1, L, D]; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may change. Every drag begins at w, with targets
     at `reach` times the moves. The result is the recognised picture that shows the asked moves best; it has `arrived`
-    when `locator` sees ARRIVED of them, whatever the features' tracker says. Distances in the metrics are the
-    locator's; tracks and frames those of the drag that is the result. UsageError for arguments that do not fit.
+    when `locator` sees ARRIVED to TOO_FAR of them, whatever the features' tracker says. Distances in the metrics are
+    the locator's; tracks and frames those of the drag that is the result. UsageError for arguments that do not fit.
     """
     settings = settings or DragSettings()
     stop_px = settings.stop_px or STOP * generator.resolution
@@ -87,15 +87,17 @@ def drag_until_seen(
         return Attempt(edited, reach, points, seen, locator.recognises(picture))
 
     best = last = attempt(0.0, 0)
-    reach, number = 1.0, 0
-    while moves.any() and number < len(HOLDS) and not best.arrived and last.edited.stop_reason != "stopped":
-        if not number or reach != last.reach or HOLDS[number] != HOLDS[number - 1]:
-            last = attempt(reach, number)
-            if last.known and abs(1.0 - last.seen) < abs(1.0 - best.seen):
-                best = last
-            reach = next_reach(last)
-        number += 1
-    return _result(best, last, first, moves, number)
+    reach, made = 1.0, 0
+    for number, hold in enumerate(HOLDS if moves.any() else ()):
+        if best.arrived or last.edited.stop_reason == "stopped":
+            break
+        if number and reach == last.reach and hold == HOLDS[number - 1]:
+            continue  # the same drag again
+        last, made = attempt(reach, number), made + 1
+        if last.known and abs(1.0 - last.seen) < abs(1.0 - best.seen):
+            best = last
+        reach = next_reach(last)
+    return _result(best, last, first, moves, made)
 
 
 def next_reach(last: Attempt) -> float:

@@ -136,6 +136,11 @@ def look(
     return Seen(near, coarse, found[0].values[len(starts) :], numbers)
 
 
+def near(features: Levels | Seen) -> Levels:
+    """What the points look at."""
+    return features.near if isinstance(features, Seen) else features
+
+
 def _of_points(patches: Patches, points: Tensor) -> Squares:
     """The first squares, one for each point."""
     count = len(points)

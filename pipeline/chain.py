@@ -97,7 +97,6 @@ class Chain:
         """Decide what each face is asked to do, and refuse bad points before anything long begins."""
         config = self.config.edit
         pairs = assign_pairs(config.points, [face.crop.alignment for face in faces])
-
         earlier = read_edits(config)
 
         def ask(face: FaceWork) -> None:

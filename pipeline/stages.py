@@ -293,8 +293,7 @@ def edit(
     """The drag on the (tuned) generator, or the way along its direction; `start` [1, 3, R, R] is the picture before.
 
     A preset or a pose is dragged until its landmarks are seen to arrive, unless `edit.method` says otherwise or no face
-    is found in `start`.
-    The face network is needed where `edit.identity_weight` is not 0.
+    is found in `start`. The face network is needed where `edit.identity_weight` is not 0.
     """
     if config.direction is not None:
         direction, layers, every = parse_direction(config.direction), config.direction_layers, config.frame_every
@@ -348,8 +347,8 @@ def edit_in_a_row(
         made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
         before += made[-1].film() if number < len(steps) else []
     told = tuple(step.told for step in steps)
-    masks = [dragged.mask for dragged in made]
-    mask = None if any(one is None for one in masks) else np.maximum.reduce([one for one in masks if one is not None])
+    masks = [step.drag.mask for step in steps if step.drag.mask is not None]
+    mask = np.maximum.reduce(masks) if len(masks) == len(steps) else None
     return replace(made[-1], start=start, mask=mask, told=told, before=before)
 
 
