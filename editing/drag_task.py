@@ -19,13 +19,14 @@ from editing.trackers import REFINE_REACH_PX, Levels, disc_offsets, feature_from
 from inversion.generators.protocol import Generator, Layered, NoiseMaps
 
 TrackerName = Literal["nearest", "line_search", "filter"]
-Supervision = Literal["present", "original", "both", "gated"]
+Supervision = Literal["auto", "present", "original", "both", "gated"]
 Person = Callable[[Tensor], Tensor]
 """How far a picture [1, 3, R, R] is from showing the person of the start: a differentiable scalar."""
 
 PAPER_SIZE_PX = 512  # the size in which the paper's radii and stop distance are given
 AUTO_BLOCK_PX = 128  # the feature block that is chosen when none is asked for
 CROWD, CROWD_BLOCK_PX = 20, 64  # points from which on the whole map is computed anyway, and the block chosen then
+CROWD_HOLD = 3.0  # times the weight of the mask for a crowd, whose terms would overrule it
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
 LEAST_LEVEL_PX = 32  # coarser maps hardly tell where a point is
 MIN_DISC_PX = 1.0  # feature pixels
@@ -47,13 +48,15 @@ class DragSettings:
     `tracker` finds the handles again: nearest features (DragGAN), line_search (FreeDrag) or filter (StableDrag).
     `supervision` is what shall come to stand a step nearer to the target: what stands at the handle at present
     (DragGAN), what stood there originally (GoodDrag), both, or gated: the original where the present is in doubt
-    (StableDrag); a line search pulls its templates instead. `pulls` are the steps from one tracking to the next.
+    (StableDrag); auto is the original for a few points and both for a crowd, whose original features are seldom all
+    to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
+    tracking to the next.
     """
 
     steps: int = 120
     lr: float = 0.04
     tracker: TrackerName = "nearest"
-    supervision: Supervision = "original"
+    supervision: Supervision = "auto"
     pulls: int = 1
     r1_px: float = 3.0
     r2_px: float = 12.0

@@ -132,12 +132,13 @@ def frown(_face: FaceFrame) -> Moves:
 
 
 def bigger_eyes(_face: FaceFrame) -> Moves:
-    """Upper lids up, lower lids down, the corners of each eye apart."""
-    inner, outer = ((39, 0.01), (42, -0.01)), ((36, -0.01), (45, 0.01))
+    """Upper lids up, lower lids a little down: one standard deviation of the opening (0.028 among 277 portraits).
+
+    Corners are left free: they hardly differ between portraits (0.006), and asking for it smudged the eyes.
+    """
     return {
-        **dict.fromkeys(UPPER_LIDS, (0.0, -0.02)),
-        **dict.fromkeys(LOWER_LIDS, (0.0, 0.01)),
-        **{corner: (right, 0.0) for corner, right in (*inner, *outer)},
+        **dict.fromkeys(UPPER_LIDS, (0.0, -0.025)),
+        **dict.fromkeys(LOWER_LIDS, (0.0, 0.005)),
         **_anchors(NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT),
     }
 

@@ -2,7 +2,8 @@
 
 A drag by features changes little beside what it pulls, but its tracker calls a move done of which the picture shows a
 part. A detector, such as one of face landmarks, tells the share that the picture shows; the next drag begins at the
-same start and asks for as much more.
+same start and asks for as much more. What drags of features cannot get is left to a few firmly held steps in W
+(`editing.landmark_drag`), which begin where the best of them ended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from data.errors import UsageError
 from editing.drag import DragSettings, DragStep, Edited, StopReason, drag, to_frame
 from editing.drag_task import Person
-from editing.landmark_drag import ARRIVED, Locator
+from editing.landmark_drag import ARRIVED, FILM_STEPS, LandmarkSettings, Locator, drag_landmarks
 from editing.points import Points, PointsLike, points_array
 from inversion.generators.protocol import Generator, NoiseMaps
 
@@ -30,6 +31,8 @@ LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what wou
 REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
 REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
 TOO_FAR = 1.35  # of the asked moves: beyond, a nearer target is tried
+ENDING_ROUNDS = 16  # of least-squares steps after the last drag
+ENDING_HOLD = 4.0  # times their usual hold: at twice it, a mouth that closed took the colour out of its photo
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,9 +67,10 @@ def drag_until_seen(
     """Move the points that `locator` finds by moves [N, 2] in crop pixels, by drags of features (`editing.drag.drag`).
 
     w [1, L, D]; mask_crop [1, 1, R, R] in [0, 1], 1 where the picture may change. Every drag begins at w, with targets
-    at `reach` times the moves. The result is the recognised picture that shows the asked moves best; it has `arrived`
-    when `locator` sees ARRIVED to TOO_FAR of them, whatever the features' tracker says. Distances in the metrics are
-    the locator's; tracks and frames those of the drag that is the result. UsageError for arguments that do not fit.
+    at `reach` times the moves; where none arrives, least-squares steps go on from the best. The result is the
+    recognised picture that shows the asked moves best; it has `arrived` when `locator` sees ARRIVED to TOO_FAR of them,
+    whatever the features' tracker says. Distances in the metrics are the locator's; tracks and frames those of the drag
+    that is the result, and of the steps in W after it. UsageError for arguments that do not fit.
     """
     settings = settings or DragSettings()
     stop_px = settings.stop_px or STOP * generator.resolution
@@ -76,15 +80,18 @@ def drag_until_seen(
     moves = points_array(moves_crop, "moves")
     if first.shape != moves.shape:
         raise UsageError(f"{len(moves)} moves were given for {len(first)} points that are found.")
+    total = len(HOLDS) * settings.steps + ENDING_ROUNDS
 
-    def attempt(reach: float, number: int) -> Attempt:
-        to, told = first + reach * moves, _counted(on_step, number * settings.steps, len(HOLDS) * settings.steps)
-        held = replace(settings, mask_weight=HOLDS[number] * settings.mask_weight)
-        edited = drag(generator, w, noise, first, to, mask_crop, held, told, should_stop, person)
+    def judged(edited: Edited, reach: float) -> Attempt:
         picture = to_frame(edited.image)
         points = locator.locate(picture)
         seen = float(((points - first) * moves).sum() / max(float((moves**2).sum()), 1e-12))
         return Attempt(edited, reach, points, seen, locator.recognises(picture))
+
+    def attempt(reach: float, number: int) -> Attempt:
+        to, told = first + reach * moves, _counted(on_step, number * settings.steps, total)
+        held = replace(settings, mask_weight=HOLDS[number] * settings.mask_weight)
+        return judged(drag(generator, w, noise, first, to, mask_crop, held, told, should_stop, person), reach)
 
     best = last = attempt(0.0, 0)
     reach, made = 1.0, 0
@@ -94,10 +101,51 @@ def drag_until_seen(
         if number and reach == last.reach and hold == HOLDS[number - 1]:
             continue  # the same drag again
         last, made = attempt(reach, number), made + 1
-        if last.known and abs(1.0 - last.seen) < abs(1.0 - best.seen):
-            best = last
+        best = _nearer(best, last)
         reach = next_reach(last)
+    if moves.any() and not best.arrived and last.edited.stop_reason != "stopped":
+        rest, told = first + moves - best.points, _counted(on_step, len(HOLDS) * settings.steps, total)
+        ending, start = _ending(settings), best.edited.w
+        moved = drag_landmarks(generator, start, noise, locator, rest, mask_crop, ending, told, should_stop)
+        ended = judged(joined(best.edited, moved, settings.frame_every), best.reach)
+        best = _nearer(best, ended)
+        last = ended if moved.stop_reason == "stopped" else last
     return _result(best, last, first, moves, made)
+
+
+def _nearer(best: Attempt, other: Attempt) -> Attempt:
+    """Of two attempts the one that shows the asked moves better, if it is recognised."""
+    return other if other.known and abs(1.0 - other.seen) < abs(1.0 - best.seen) else best
+
+
+def _ending(settings: DragSettings) -> LandmarkSettings:
+    """How the steps in W after the drags are made; with every picture of their way when some are wanted."""
+    every = settings.frame_every
+    return LandmarkSettings(
+        rounds=ENDING_ROUNDS,
+        hold_weight=ENDING_HOLD * settings.mask_weight,
+        pull_weight=settings.pull_weight,
+        w_layers=settings.w_layers,
+        frame_every=1 if 0 < every < FILM_STEPS else every,
+    )
+
+
+def joined(first: Edited, then: Edited, frame_every: int) -> Edited:
+    """A drag up to its best state, and what went on from there with a frame for every step, as one."""
+    turn = round(first.metrics["best_step"])
+    steps = turn + then.steps
+    frames = []
+    if first.frames and then.frames:
+        due = range(0, steps + 1, frame_every)
+        frames = [first.frames[step // frame_every] if step <= turn else then.frames[step - turn] for step in due]
+        frames.append(then.frames[-1])
+    return replace(
+        then,
+        tracks=torch.cat([first.tracks[: turn + 1], then.tracks[1:].to(first.tracks)]),
+        steps=steps,
+        frames=frames,
+        metrics=first.metrics | then.metrics | {"best_step": float(steps)},
+    )
 
 
 def next_reach(last: Attempt) -> float:

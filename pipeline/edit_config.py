@@ -57,7 +57,7 @@ class EditConfig:
     steps: int = knob(120, 1, 10000)
     lr: float = knob(0.04, above=0, high=1)
     tracker: str = knob("nearest", choices=("nearest", "line_search", "filter"))
-    supervision: str = knob("original", choices=("present", "original", "both", "gated"))
+    supervision: str = knob("auto", choices=("auto", "present", "original", "both", "gated"))
     pulls: int = knob(1, 1, 100)
     r1_px: float = knob(3.0, above=0, high=512)
     r2_px: float = knob(12.0, above=0, high=512)

@@ -47,7 +47,7 @@ def test_every_way_moves_a_part_where_it_was_asked(
 def test_unknown_ways_are_refused() -> None:
     with pytest.raises(UsageError, match=r"edit\.tracker is magic; it must be one of nearest, line_search, filter"):
         DragSettings(tracker="magic")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"edit\.supervision is all; it must be one of present, original"):
+    with pytest.raises(UsageError, match=r"edit\.supervision is all; it must be one of auto, present, original"):
         DragSettings(supervision="all")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"edit\.pulls is 0"):
         DragSettings(pulls=0)

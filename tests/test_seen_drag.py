@@ -12,15 +12,17 @@ from torch import Tensor
 from data.errors import UsageError
 from editing import seen_drag
 from editing.drag import DragSettings, DragStep, Edited, StopReason
-from editing.landmark_drag import ARRIVED, Picture
+from editing.landmark_drag import ARRIVED, LandmarkSettings, Picture
 from editing.points import Points
-from editing.seen_drag import HOLDS, REACH_MOST, drag_until_seen
+from editing.seen_drag import ENDING_HOLD, ENDING_ROUNDS, HOLDS, REACH_MOST, drag_until_seen, joined
 from inversion.generators.stylegan2 import StyleGAN2
+from pipeline.outputs import frame_steps
 from tests.tiny import tiny_generator
 
 FIRST = np.array([[8.0, 8.0], [16.0, 8.0]])
 MOVES = np.array([[2.0, 0.0], [0.0, 0.0]])
 SHOWN_MOST = 4.0
+TOTAL = 10 * len(HOLDS) + ENDING_ROUNDS
 
 
 class Levels:
@@ -68,10 +70,39 @@ def drags_that_show(monkeypatch: pytest.MonkeyPatch, share: Callable[[float], fl
         if callable(on_step) and reach:
             on_step(DragStep(1, 10, 0.0, torch.zeros(2, 2), 1.0))
         reason: StopReason = "stopped" if callable(should_stop) and reach and should_stop() else "oscillating"
-        return Edited(w, image, torch.zeros(1, 2, 2), reason, 1, [], {"latent_move": reach})
+        return Edited(w, image, torch.zeros(2, 2, 2), reason, 1, [], {"latent_move": reach, "best_step": 1.0})
 
     monkeypatch.setattr(seen_drag, "drag", drag)
+    monkeypatch.setattr(seen_drag, "drag_landmarks", endings(SHOWN_MOST, []))
     return asked
+
+
+def endings(adds: float, heard: list[tuple[Points, LandmarkSettings]]) -> Callable[..., Edited]:
+    """A stand-in for the least-squares steps, whose picture shows `adds` more of the moves."""
+
+    def steps(generator: StyleGAN2, w: Tensor, _noise: None, found: Levels, rest: Points, *others: object) -> Edited:
+        settings = others[1]
+        assert isinstance(settings, LandmarkSettings)
+        heard.append((rest, settings))
+        shown = 1.0 - float(rest[0, 0] / MOVES[0, 0]) + adds
+        image = torch.full((1, 3, 32, 32), min(shown, SHOWN_MOST) / SHOWN_MOST * 2 - 1)
+        return Edited(w + 1.0, image, torch.zeros(2, 2, 2), "arrived", 1, [], {"best_step": 1.0})
+
+    return steps
+
+
+def film(steps: int, best: int, every: int, start: int) -> Edited:
+    """A drag whose points and frames tell their step, counted from `start`."""
+    shown = [*range(0, steps + 1, every), best]
+    return Edited(
+        w=torch.zeros(1, 1, 1),
+        image=torch.zeros(1, 3, 4, 4),
+        tracks=(start + torch.arange(steps + 1.0))[:, None, None].expand(-1, 1, 2),
+        stop_reason="stalled",
+        steps=steps,
+        frames=[np.full((4, 4, 3), start + step, np.uint8) for step in shown],
+        metrics={"best_step": float(best)},
+    )
 
 
 def test_targets_are_set_farther_until_the_moves_are_seen(
@@ -83,7 +114,7 @@ def test_targets_are_set_farther_until_the_moves_are_seen(
     assert edited.stop_reason == "arrived"
     assert edited.metrics["seen"] == pytest.approx(0.97, abs=0.02)
     assert edited.metrics["distance_after_px"] == pytest.approx(0.03, abs=0.02)
-    assert [(step.step, step.total) for step in heard] == [(1, 10 * len(HOLDS)), (11, 10 * len(HOLDS))]
+    assert [(step.step, step.total) for step in heard] == [(1, TOTAL), (11, TOTAL)]
 
 
 def test_a_move_that_went_too_far_is_taken_back(
@@ -93,6 +124,31 @@ def test_a_move_that_went_too_far_is_taken_back(
     edited = drag_until_seen(generator, w, None, locator, MOVES)
     assert asked == pytest.approx([1.0, 0.485], abs=0.01)
     assert edited.stop_reason == "arrived"
+
+
+def test_what_drags_leave_is_left_to_firmly_held_steps(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drags_that_show(monkeypatch, lambda reach: 0.2 * reach)
+    heard = list[tuple[Points, LandmarkSettings]]()
+    monkeypatch.setattr(seen_drag, "drag_landmarks", endings(0.35, heard))
+    edited = drag_until_seen(generator, w, None, locator, MOVES, None, DragSettings(mask_weight=0.5))
+    assert edited.stop_reason == "arrived"
+    assert edited.metrics["seen"] == pytest.approx(0.95, abs=0.02)
+    assert (len(edited.tracks), edited.steps, edited.metrics["best_step"]) == (3, 2, 2.0)
+    assert torch.equal(edited.w, w + 1.0)
+    ((rest, settings),) = heard
+    assert rest == pytest.approx(0.4 * MOVES, abs=0.05)
+    assert (settings.hold_weight, settings.rounds) == (0.5 * ENDING_HOLD, ENDING_ROUNDS)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_the_film_of_drag_and_steps_shows_each_step_once(every: int) -> None:
+    whole = joined(film(9, 5, every, 0), film(6, 6, 1, 5), every)
+    assert (whole.steps, whole.metrics["best_step"]) == (11, 11.0)
+    assert whole.tracks[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert [int(frame[0, 0, 0]) for frame in whole.frames] == [*range(0, 12, every), 11]
+    assert [int(whole.tracks[step, 0, 0]) for step in frame_steps(whole, every)] == [*range(0, 12, every), 11]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
