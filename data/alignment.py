@@ -7,6 +7,7 @@ outer corner (-0.5, -0.5) lies on the first corner of the quad; the centre of it
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -213,22 +214,32 @@ def crop_photo(photo_pixels: Pixels, alignment: Alignment) -> Crop:
             f"The alignment was made for a photo of {list(alignment.photo_shape)} (H, W), but this one has "
             f"{list(photo_pixels.shape[:2])}."
         )
+    full = 255.0 if photo_pixels.dtype == np.uint8 else 65535.0
+    values = _reduced(photo_pixels, alignment) * np.float32(2 / full) - np.float32(1)
+    image = np.clip(values, -1, 1).transpose(2, 0, 1)[None]
+    return Crop(np.ascontiguousarray(image, np.float32), _inside(alignment), alignment)
+
+
+def crop_mask(mask: NDArray[np.float32], alignment: Alignment) -> NDArray[np.float32]:
+    """A mask [H,W] in [0,1] in photo pixels on the crop's pixels, [R,R] float32, resampled as `crop_photo` does."""
+    return np.clip(_reduced(mask[..., None], alignment)[..., 0], 0, 1)
+
+
+def _reduced(values: NDArray[Any], alignment: Alignment) -> NDArray[np.float32]:
+    """[R,R,C] float32: values [H,W,C] of the photo on the crop's pixels."""
     size, scale = alignment.size, alignment.photo_px_per_crop_px
     block = max(1, math.floor(scale))
     top_left, bottom_right = alignment.quad.min(axis=0), alignment.quad.max(axis=0)
     # The first pixel inside begins a block, so that an upright reduction by a whole number is exactly the mean.
     x0, y0 = (np.ceil(top_left - 1e-9).astype(int) - BORDER_PX * block).tolist()
     columns, rows = (np.ceil((bottom_right - (x0, y0)) / block).astype(int) + BORDER_PX).tolist()
-    source = _block_means(photo_pixels, (x0, y0), (columns, rows), block)
-    full = 255.0 if photo_pixels.dtype == np.uint8 else 65535.0
+    source = _block_means(values, (x0, y0), (columns, rows), block)
     # Block centre u lies at photo pixel x0 + block * (u + 0.5) - 0.5.
     photo_from_source = np.array(
         [[block, 0.0, x0 + (block - 1) / 2], [0.0, block, y0 + (block - 1) / 2], [0.0, 0.0, 1.0]]
     )
     source_from_crop = np.linalg.inv(photo_from_source) @ alignment.photo_from_crop
-    values = _sample(source, source_from_crop, (0, 0, size, size)) * np.float32(2 / full) - np.float32(1)
-    image = np.clip(values, -1, 1).transpose(2, 0, 1)[None]
-    return Crop(np.ascontiguousarray(image, np.float32), _inside(alignment), alignment)
+    return _sample(source, source_from_crop, (0, 0, size, size))
 
 
 def _inside(alignment: Alignment) -> NDArray[np.float32]:
@@ -251,18 +262,19 @@ def _mirrored(start: int, count: int, length: int) -> NDArray[np.intp]:
 
 
 def _block_means(
-    pixels: Pixels, origin_xy: tuple[int, int], blocks_wh: tuple[int, int], block: int
+    pixels: NDArray[Any], origin_xy: tuple[int, int], blocks_wh: tuple[int, int], block: int
 ) -> NDArray[np.float32]:
-    """[rows,columns,3] float32 means of block x block photo pixels, from `origin_xy` on, mirrored outside the photo."""
+    """[rows,columns,C] float32 means of block x block photo pixels, from `origin_xy` on, mirrored outside the photo."""
     columns, rows = blocks_wh
     x = _mirrored(origin_xy[0], columns * block, pixels.shape[1])
     y = _mirrored(origin_xy[1], rows * block, pixels.shape[0])
-    means = np.empty((rows, columns, 3), np.float32)
+    channels = pixels.shape[2]
+    means = np.empty((rows, columns, channels), np.float32)
     step = max(1, BAND_PIXELS // (columns * block * block))
     for top in range(0, rows, step):
         count = min(step, rows - top)
         band = pixels[np.ix_(y[top * block : (top + count) * block], x)].astype(np.float32)
-        means[top : top + count] = band.reshape(count, block, columns, block, 3).mean(axis=(1, 3))
+        means[top : top + count] = band.reshape(count, block, columns, block, channels).mean(axis=(1, 3))
     return means
 
 

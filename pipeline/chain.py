@@ -15,6 +15,7 @@ from editing.points import check_pairs
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.pivotal import apply_delta
 from pipeline import stages
+from pipeline.blending import blend
 from pipeline.edit_config import EditConfig
 from pipeline.editability import editability_figures, try_presets
 from pipeline.edits import EditStep, Told, config_of, read_edits, told_of
@@ -288,4 +289,4 @@ class Chain:
             "config": plain_config(config, {"mask"}),
         }
         changes = [(crop, dragged.value) for crop, dragged in edited]
-        return self.engine.obtain(BLEND, inputs, lambda _: stages.blend(needed(self.setup.photo), changes, config))
+        return self.engine.obtain(BLEND, inputs, lambda _: blend(needed(self.setup.photo), changes, config))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.alignment import Alignment, Crop, crop_photo, warp_to_photo
+from data.alignment import Alignment, Crop, crop_mask, warp_to_photo
 from data.errors import NoFaceError, UsageError
 from data.files import file_sha256
 from data.landmarks import find_faces
@@ -108,9 +108,7 @@ def landmarks_of(crop: Crop, asked: str, mend: str) -> np.ndarray:
 
 def mask_on_crop(mask: np.ndarray, alignment: Alignment) -> Tensor:
     """A mask [H, W] float32 in [0, 1] in photo pixels, resampled to [1, 1, R, R] crop pixels."""
-    levels = np.rint(np.clip(mask, 0, 1) * 65535).astype(np.uint16)
-    crop = crop_photo(np.repeat(levels[..., None], 3, axis=2), alignment)
-    return torch.from_numpy((crop.image[:, :1] + 1) / 2).clamp(0, 1)
+    return torch.from_numpy(crop_mask(mask, alignment))[None, None]
 
 
 def mask_on_photo(mask: Tensor, alignment: Alignment) -> np.ndarray:

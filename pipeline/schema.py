@@ -187,10 +187,12 @@ class TuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class BlendConfig:
-    """How the change is carried back into the photo; `feather` is a fraction of the crop's side."""
+    """How the change is carried back into the photo (`editing.blend`); `feather` is a fraction of the crop's side."""
 
     KEY: ClassVar[str] = "blend"
-    method: str = knob("difference", choices=("difference",))
+    method: str = knob("flow", choices=("flow", "difference", "laplacian", "poisson", "crop"))
+    rest: str = knob("auto", choices=("auto", "new", "all"))
+    tint: float = knob(0.0, 0, 1)
     feather: float = knob(0.04, 0, 0.5)
     threshold: float = knob(0.02, 0, 2)
     mask: str | None = knob(None, path=True)

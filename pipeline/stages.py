@@ -24,7 +24,6 @@ from data.errors import NoFaceError
 from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
-from editing.blend import blend_difference
 from editing.directions import move_along, parse_direction, parse_layers, pick_direction
 from editing.drag import DragSettings, drag
 from editing.drag_task import Person
@@ -47,15 +46,15 @@ from pipeline.engine import Attempt, Stored
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
 from pipeline.optimiser_settings import projector_settings, tune_settings
-from pipeline.outputs import VIDEO, Aligned, Blended, Dragged, Fitted, Inverted, Sampled
-from pipeline.pictures import image_u8, preview
+from pipeline.outputs import VIDEO, Aligned, Dragged, Fitted, Inverted, Sampled
+from pipeline.pictures import image_u8
 from pipeline.posing import pose_towards
 from pipeline.progress import Console, checkpointed_steps, watched_steps
 from pipeline.video import read_video
 
 if TYPE_CHECKING:
     from pipeline.models import LoadedGenerator
-    from pipeline.schema import AlignConfig, BlendConfig, EditConfig, InvertConfig, SampleConfig, TuneConfig
+    from pipeline.schema import AlignConfig, EditConfig, InvertConfig, SampleConfig, TuneConfig
 
 S = TypeVar("S", DragSettings, PublishedSettings)
 
@@ -401,26 +400,6 @@ def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) ->
         asked = f"edit.like={config.like}" if config.preset is None else f"edit.preset={config.preset}"
         console.warn(f"no face was found in the inverted picture: {asked} is dragged by features")
         return None
-
-
-def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendConfig) -> Blended:
-    """Every edited face carried back into the photo in turn; where a drag's mask is 0 it changes nothing."""
-    user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
-    result, mask = photo, np.zeros(photo.shape_hw, np.float32)
-    for crop, dragged in changes:
-        outcome = blend_difference(
-            result,
-            crop.alignment,
-            pixels_of(dragged.start),
-            pixels_of(dragged.edited.image),
-            feather=config.feather,
-            threshold=config.threshold,
-            mask_photo=_product(user_mask, dragged.mask),
-        )
-        result, mask = outcome.photo, np.maximum(mask, outcome.mask)
-    changed = int(np.count_nonzero((result.pixels != photo.pixels).any(axis=2)))
-    original = preview(photo.to_u8())
-    return Blended(result, original, mask, changed / mask.size, FORMATS[config.format], config.quality)
 
 
 def _product(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:

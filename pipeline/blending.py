@@ -1,0 +1,72 @@
+"""The blend stage: what the edits of a photo's faces changed, carried back into the photo one face after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.alignment import Crop
+from data.errors import NoFaceError
+from data.landmarks import steady_landmarks
+from data.photo import Photo, read_mask
+from editing.blend import BlendSettings, Change, Guides
+from editing.blend import blend as carry_back
+from pipeline.locating import faces_in_crop
+from pipeline.outputs import Blended, Dragged
+from pipeline.pictures import image_u8, preview
+from pipeline.stages import FORMATS, pixels_of
+
+if TYPE_CHECKING:
+    from pipeline.schema import BlendConfig
+
+
+def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendConfig) -> Blended:
+    """Every edited face carried back into the photo in turn; where a drag's mask is 0 it changes nothing.
+
+    A later face is carried back into what the earlier ones left, so that faces whose crops overlap keep both edits.
+    """
+    user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
+    result, mask = photo, np.zeros(photo.shape_hw, np.float32)
+    for crop, dragged in changes:
+        before, after = pixels_of(dragged.start), pixels_of(dragged.edited.image)
+        bounds = user_mask if dragged.mask is None else dragged.mask
+        if user_mask is not None and dragged.mask is not None:
+            bounds = user_mask * dragged.mask
+        guides = guides_of(dragged) if config.method == "flow" else None
+        change = Change(crop.alignment, before, after, bounds, guides)
+        outcome = carry_back(result, change, settings_of(config, dragged))
+        result, mask = outcome.photo, np.maximum(mask, outcome.mask)
+    changed = int(np.count_nonzero((result.pixels != photo.pixels).any(axis=2)))
+    original = preview(photo.to_u8())
+    return Blended(result, original, mask, changed / mask.size, FORMATS[config.format], config.quality)
+
+
+def settings_of(config: BlendConfig, dragged: Dragged) -> BlendSettings:
+    """The config's settings, with what `auto` means for these edits: a direction changes colours that are meant."""
+    chosen: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(BlendSettings)}
+    if config.rest == "auto":
+        chosen["rest"] = "all" if any(told.get("direction") for told in dragged.told) else "new"
+    return BlendSettings(**chosen)
+
+
+def guides_of(dragged: Dragged) -> Guides | None:
+    """Points of the crop that match before and after the edits: the face's landmarks, where one is found in both, and
+    what one edit dragged by hand."""
+    edited = dragged.edited
+    pairs = []
+    pictures = image_u8(dragged.start), image_u8(edited.image)
+    try:
+        boxes = tuple(faces_in_crop(picture)[0].box for picture in pictures)
+        pairs.append(tuple(steady_landmarks(picture, boxes) for picture in pictures))
+    except NoFaceError:
+        pass
+    if len(dragged.told) == 1 and dragged.told[0].get("points"):
+        tracks = edited.tracks.double().numpy()
+        pairs.append((tracks[0], tracks[round(edited.metrics["best_step"])]))
+    if not pairs:
+        return None
+    before, after = (np.concatenate(points) for points in zip(*pairs, strict=True))
+    return Guides(before, after)
