@@ -95,14 +95,23 @@ class Canvas:
 
     def outcome(self) -> BlendOutcome:
         """The result, and how much of it is new."""
-        changed = 0
-        for top, bottom in row_bands(self.photo.shape_hw[1], (0, self.photo.shape_hw[0])):
-            differs = (self.pixels[top:bottom] != self.photo.pixels[top:bottom]).any(axis=2)
-            changed += int(np.count_nonzero(differs))
+        changed = count_changed(self.photo, self.pixels)
         photo = self.photo.with_pixels(self.pixels)
         if self.alpha is not None:
             photo = replace(photo, alpha=self.alpha)
         return BlendOutcome(photo, self.mask, changed / self.mask.size)
+
+
+def count_changed(photo: Photo, pixels: Pixels) -> int:
+    """How many pixels [H,W,3] differ from the photo's."""
+    height, width = photo.shape_hw
+    found = 0
+    for top, bottom in row_bands(width, (0, height)):
+        first, second = photo.pixels[top:bottom], pixels[top:bottom]
+        if not np.array_equal(first, second):
+            red, green, blue = (first[..., channel] != second[..., channel] for channel in range(3))
+            found += int(np.count_nonzero(red | green | blue))
+    return found
 
 
 def unchanged(photo: Photo) -> BlendOutcome:

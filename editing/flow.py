@@ -35,7 +35,7 @@ FLAT_TRUST = 0.03
 SMOOTHING = ((2.5 / 128, 1.0), (5.0 / 128, 0.1), (10.0 / 128, 0.01))
 """(sigma, weight): trusted motion spreads to where none is, near places first."""
 GUIDE_SIGMA = 5.0 / 128  # round a matching point, in which the flow is bent to it
-GUIDE_PRIOR = 0.3  # of the flow as it was, in points: one point alone is not quite believed
+GUIDE_PRIOR = 0.1  # of the flow as it was, in points: one point alone is not quite believed
 GUIDE_NOISE = 0.1 / 128  # what detectors err by; of a point's miss, so much is not made up for
 LEAST_STRETCH = 0.3  # of the area round a place: less is smoothed until it is as much
 UNFOLD_ROUNDS, UNFOLD_SIGMA = 40, 2.0 / 128

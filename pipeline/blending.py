@@ -14,6 +14,7 @@ from data.landmarks import steady_landmarks
 from data.photo import Photo, read_mask
 from editing.blend import BlendSettings, Change, Guides
 from editing.blend import blend as carry_back
+from editing.blend_common import count_changed
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Blended, Dragged
 from pipeline.pictures import image_u8, preview
@@ -39,7 +40,7 @@ def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendCo
         change = Change(crop.alignment, before, after, bounds, guides)
         outcome = carry_back(result, change, settings_of(config, dragged))
         result, mask = outcome.photo, np.maximum(mask, outcome.mask)
-    changed = int(np.count_nonzero((result.pixels != photo.pixels).any(axis=2)))
+    changed = count_changed(photo, result.pixels)
     original = preview(photo.to_u8())
     return Blended(result, original, mask, changed / mask.size, FORMATS[config.format], config.quality)
 
