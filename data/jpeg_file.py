@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, JpegImagePlugin
 
 BLOCK_PX = 8
@@ -114,18 +115,25 @@ def read_coefficients(source: bytes) -> Any:
         import jpeglib
     except ImportError as error:
         raise BlocksNotKeptError("the package jpeglib is not installed") from error
-    with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock:
-        path = Path(folder) / "source.jpg"
-        path.write_bytes(source)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock:
+            path = Path(folder) / "source.jpg"
+            path.write_bytes(source)
             jpeglib.version.set(LIBRARY)
             jpeg = jpeglib.read_dct(str(path))
             jpeg.load()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise BlocksNotKeptError("its coefficients cannot be read") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BlocksNotKeptError("its coefficients cannot be read") from error
     if jpeg.jpeg_color_space.name not in ("JCS_GRAYSCALE", "JCS_YCbCr"):
         raise BlocksNotKeptError(f"its components are {jpeg.jpeg_color_space.name.removeprefix('JCS_')}, not YCbCr")
     return jpeg
+
+
+class _Lent(np.ndarray):
+    """An int16 array that jpeglib reads in place: it asks for a copy as int16, of which large photos need no other."""
+
+    def astype(self, *_: Any, **__: Any) -> Any:
+        return self
 
 
 def write_coefficients(jpeg: Any, frame: Frame) -> bytes:
@@ -134,12 +142,15 @@ def write_coefficients(jpeg: Any, frame: Frame) -> bytes:
 
     # A number in place of the tables makes jpeglib take them, and the components' names, from the source.
     jpeg.qt, jpeg.markers = 0, None
+    for name in ("Y", "Cb", "Cr"):
+        plane = getattr(jpeg, name)
+        setattr(jpeg, name, None if plane is None else plane.view(_Lent))
     library = PROGRESSIVE_LIBRARY if frame.progressive else LIBRARY
-    with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock:
-        path = Path(folder) / "retouched.jpg"
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock:
+            path = Path(folder) / "retouched.jpg"
             jpeglib.version.set(library)
             jpeg.write_dct(str(path), flags=["+OPTIMIZE_CODING"])
-        except (OSError, RuntimeError, ValueError) as error:
-            raise BlocksNotKeptError("its coefficients cannot be written") from error
-        return path.read_bytes()
+            return path.read_bytes()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BlocksNotKeptError("its coefficients cannot be written") from error
