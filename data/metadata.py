@@ -113,10 +113,16 @@ def upright_exif(exif: bytes) -> tuple[bytes, int]:
     if entries and thumbnail_link_at + 4 <= len(patched):
         struct.pack_into(order + "L", patched, thumbnail_link_at, 0)
     if orientation in TURNED_BY_90:
-        for entry in entries:
-            if entry.tag == TAG_EXIF_IFD:
-                _exchange_size(patched, order, _read_number(patched, order, entry) or 0)
+        _exchange_turned_size(patched, order)
     return bytes(patched), orientation
+
+
+def _exchange_turned_size(block: bytearray, order: str) -> None:
+    """Exchange the pixel width and height that the Exif directory of a block gives, in place."""
+    (ifd_at,) = struct.unpack_from(order + "L", block, 4)
+    for entry in list(_entries(block, order, ifd_at)):
+        if entry.tag == TAG_EXIF_IFD:
+            _exchange_size(block, order, _read_number(block, order, entry) or 0)
 
 
 def _exchange_size(block: bytearray, order: str, exif_ifd_at: int) -> None:
@@ -132,8 +138,33 @@ def _exchange_size(block: bytearray, order: str, exif_ifd_at: int) -> None:
 
 def upright_xmp(xmp: bytes) -> bytes:
     """The packet with `tiff:Orientation` set to 1, as attribute or element; everything else byte for byte."""
-    xmp = re.sub(rb"(\btiff:Orientation\s*=\s*[\"'])[2-8]([\"'])", rb"\g<1>1\g<2>", xmp)
-    return re.sub(rb"(<tiff:Orientation\s*>\s*)[2-8](\s*<)", rb"\g<1>1\g<2>", xmp)
+    return _with_xmp_orientation(xmp, b"2-8", 1)
+
+
+def _with_xmp_orientation(xmp: bytes, former: bytes, orientation: int) -> bytes:
+    number = b"\\g<1>%d\\g<2>" % orientation
+    xmp = re.sub(rb"(\btiff:Orientation\s*=\s*[\"'])[" + former + rb"]([\"'])", number, xmp)
+    return re.sub(rb"(<tiff:Orientation\s*>\s*)[" + former + rb"](\s*<)", number, xmp)
+
+
+def stored_exif(exif: bytes, orientation: int) -> bytes | None:
+    """The EXIF block of an upright photo, fit again for pixels that are stored by `orientation` (1..8).
+
+    The reverse of `upright_exif`, but for the thumbnail. None where the block cannot say it: it has no Orientation.
+    """
+    block, former = replace_tag(exif, TAG_ORIENTATION, {1: orientation})
+    order = _byte_order(block)
+    if former is None or order is None:
+        return exif if orientation == 1 else None
+    patched = bytearray(block)
+    if orientation in TURNED_BY_90:
+        _exchange_turned_size(patched, order)
+    return bytes(patched)
+
+
+def stored_xmp(xmp: bytes, orientation: int) -> bytes:
+    """The packet with the `tiff:Orientation` it has, if any, set to `orientation` (1..8)."""
+    return _with_xmp_orientation(xmp, b"1", orientation)
 
 
 def _is_well_formed(text: str) -> bool:

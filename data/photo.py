@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,11 +74,12 @@ def write_photo(
     format: PhotoFormat | None = None,
     quality: int = DEFAULT_QUALITY,
     overwrite: bool = False,
+    on_reencoded: Callable[[str], None] | None = None,
 ) -> None:
     """Write the photo to `path` in one step: a reader sees the whole file or none.
 
-    Formats and losses as in `encode_photo`. The file that the photo was read from is never written to, another
-    existing file only with `overwrite=True`. Raises PhotoError, one sentence; nothing is then left behind.
+    Formats, losses and `on_reencoded` as in `encode_photo`. The file that the photo was read from is never written to,
+    another existing file only with `overwrite=True`. Raises PhotoError, one sentence; nothing is then left behind.
     """
     path = Path(path)
     target = format or photo.format
@@ -86,7 +88,8 @@ def write_photo(
             f"A {target} photo cannot be written to {path.name!r}; give it the suffix {suffix_for(target)}."
         )
     _check_destination(photo, path, overwrite)
-    _write_bytes(path, encode_photo(photo, edited=edited, format=format, quality=quality), overwrite)
+    data = encode_photo(photo, edited=edited, format=format, quality=quality, on_reencoded=on_reencoded)
+    _write_bytes(path, data, overwrite)
 
 
 def _check_destination(photo: Photo, path: Path, overwrite: bool) -> None:

@@ -168,6 +168,7 @@ def _decode(image: Image.Image, data: bytes, name: str, stored: _Stored) -> Phot
         jpeg_progressive=bool(image.info.get("progressive")),
         dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
         png_chunks=_kept_png_chunks(data) if format == "PNG" else (),
+        orientation=orientation,
     )
 
 

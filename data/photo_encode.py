@@ -1,8 +1,11 @@
 """Photo -> bytes of a JPEG, PNG, TIFF or WebP file, at the bit depth and with the metadata of the photo."""
 
+import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from data.errors import PhotoError
-from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, mark_ai_edited
+from data.jpeg_blocks import BlocksNotKeptError, retouched_jpeg
+from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, TURNED_BY_90, mark_ai_edited, stored_exif, stored_xmp
 from data.photo_decode import (
     DAMAGE,
     DESCRIPTIVE_TIFF_TAGS,
@@ -21,6 +25,7 @@ from data.photo_decode import (
     TIFF_GPS_IFD,
     TIFF_XMP,
     XMP_KEYWORD,
+    turn_upright,
 )
 from data.photo_type import Photo, PhotoFormat, to_u8
 
@@ -37,19 +42,32 @@ COMPRESSION_DEFLATE, PREDICTOR_HORIZONTAL = 8, 2
 
 
 def encode_photo(
-    photo: Photo, *, edited: bool, format: PhotoFormat | None = None, quality: int = DEFAULT_QUALITY
+    photo: Photo,
+    *,
+    edited: bool,
+    format: PhotoFormat | None = None,
+    quality: int = DEFAULT_QUALITY,
+    on_reencoded: Callable[[str], None] | None = None,
 ) -> bytes:
     """The bytes of the photo's file.
 
-    `format=None` keeps the container: PNG, TIFF and WebP are then lossless (WebP also where the input was lossy), JPEG
-    uses the quantisation tables and the subsampling of the input. Another `format` converts: `quality` (1..100) then
-    rules JPEG and WebP, and 16 bits are rounded to 8 for these two.
+    `format=None` keeps the container: PNG, TIFF and WebP are then lossless (WebP also where the input was lossy). A
+    JPEG keeps the blocks of its file in which no pixel differs (data/jpeg_blocks.py says what that makes exact), turned
+    as in the file. Where that cannot be, `on_reencoded` gets half a sentence that says why, and the photo is compressed
+    anew, upright, with the quantisation tables and the subsampling of the input.
+    Another `format` converts: `quality` (1..100) then rules JPEG and WebP, and 16 bits are rounded to 8 for these two.
     `edited` adds the IPTC digital source type of an AI-edited photo to the XMP.
     Raises PhotoError where the format cannot hold the photo.
     """
     target = format or photo.format
     xmp = mark_ai_edited(photo.xmp) if edited else photo.xmp
     _check_target(photo, target)
+    if target == "JPEG" and photo.format == "JPEG":
+        try:
+            return _retouch_jpeg(photo, xmp, quality)
+        except BlocksNotKeptError as reason:
+            if on_reencoded is not None:
+                on_reencoded(str(reason))
     if target == "JPEG":
         return _encode_jpeg(photo, xmp, quality)
     if target == "WEBP":
@@ -92,6 +110,34 @@ def _image_of(channels: NDArray[Any]) -> Image.Image:
     """A Pillow image of 8-bit (rounded) [H,W,1..4] channels."""
     eight = np.ascontiguousarray(to_u8(channels))
     return Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
+
+
+def _retouch_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
+    """The JPEG that the photo was read from, with its metadata, and other coefficients only where pixels differ."""
+    source = _source_of(photo)
+    orientation = photo.orientation
+    exif = stored_exif(photo.exif, orientation) if photo.exif else None
+    if orientation != 1 and (exif is None or len(EXIF_PREFIX + exif) > JPEG_SEGMENT_BYTES):
+        raise BlocksNotKeptError("its EXIF block cannot say how its pixels are turned")
+    reverse = {6: 8, 8: 6}.get(orientation, orientation)
+    pixels = to_u8(turn_upright(channels_of(photo), reverse))
+    dpi = photo.dpi[::-1] if photo.dpi and orientation in TURNED_BY_90 else photo.dpi
+    corner = replace(photo, pixels=photo.pixels[:1, :1], exif=exif, dpi=dpi)
+    header = _encode_jpeg(corner, stored_xmp(xmp, orientation) if xmp else None, quality)
+    return retouched_jpeg(source, pixels, header)
+
+
+def _source_of(photo: Photo) -> bytes:
+    """The file that the photo was read from, unchanged."""
+    if photo.path is None or not photo.sha256:
+        raise BlocksNotKeptError("it was not read from a file")
+    try:
+        source = photo.path.read_bytes()
+    except OSError as error:
+        raise BlocksNotKeptError(f"its file cannot be read any more ({error.strerror or error})") from error
+    if hashlib.sha256(source).hexdigest() != photo.sha256:
+        raise BlocksNotKeptError("its file has changed since it was read")
+    return source
 
 
 def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:

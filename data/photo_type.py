@@ -48,6 +48,7 @@ class Photo:
     mode: what the file held, as Pillow names it ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA', 'RGBa').
     jpeg_tables, jpeg_subsampling (Pillow's 0, 1, 2 or -1), jpeg_progressive, dpi: how a JPEG was encoded.
     png_chunks: (type, data) of a PNG's gamma, chromaticity, resolution and text chunks.
+    orientation: the EXIF orientation (1..8) by which the file stores the pixels.
     path, sha256: the file it was read from and the hash of that file.
     """
 
@@ -63,6 +64,7 @@ class Photo:
     jpeg_progressive: bool = False
     dpi: tuple[float, float] | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    orientation: int = 1
     path: Path | None = None
     sha256: str = ""
 

@@ -155,6 +155,8 @@ def versions() -> dict[str, str | None]:
         "opencv": cv2.__version__,
         "dlib": _installed("dlib-bin") or _installed("dlib"),
         "torchmetrics": _installed("torchmetrics"),
+        "pillow": _installed("pillow"),
+        "jpeglib": _installed("jpeglib"),
         "platform": platform.platform(),
     }
 

@@ -155,10 +155,14 @@ class Blended:
 
 @dataclass(frozen=True, slots=True)
 class BlendFacts:
-    """A stored blend: the name of the result's file in the stage's folder, and the part of the pixels that changed."""
+    """A stored blend: the name of the result's file in the stage's folder, and the part of the pixels that changed.
+
+    reencoded: why a JPEG was compressed anew instead of keeping the blocks that did not change, half a sentence.
+    """
 
     result: str
     changed_fraction: float
+    reencoded: str | None
 
 
 def crop_u8(crop: Crop) -> np.ndarray:
@@ -384,20 +388,23 @@ def _read_mask(path: Path) -> np.ndarray | None:
 def _save_blended(writer: StageWriter, blended: Blended) -> None:
     photo = blended.photo
     result = f"result{suffix_for(blended.format or photo.format)}"
-    writer.bytes(result, encode_photo(photo, edited=True, format=blended.format, quality=blended.quality))
+    reasons: list[str] = []
+    data = encode_photo(photo, edited=True, format=blended.format, quality=blended.quality, on_reencoded=reasons.append)
+    writer.bytes(result, data)
     writer.bytes(MASK, png_bytes(np.rint(blended.mask * 255).astype(np.uint8)))
     pair = side_by_side(preview(blended.original), preview(photo.to_u8()))
     writer.bytes(PAIR, png_bytes(pair, photo.icc))
-    writer.json(FACTS, {"result": result, "changed_fraction": blended.changed_fraction})
+    facts = {"result": result, "changed_fraction": blended.changed_fraction}
+    writer.json(FACTS, {**facts, "reencoded": reasons[0] if reasons else None})
 
 
 def _load_blend(folder: Path) -> BlendFacts:
     facts = read_json(folder / FACTS)
-    return BlendFacts(facts["result"], facts["changed_fraction"])
+    return BlendFacts(facts["result"], facts["changed_fraction"], facts["reencoded"])
 
 
 def _blend_facts(facts: BlendFacts) -> dict[str, Any]:
-    return {"changed_fraction": facts.changed_fraction}
+    return {"changed_fraction": facts.changed_fraction, "reencoded": facts.reencoded}
 
 
 ALIGN = StageSpec("align", 1, _save_aligned, _load_aligned, _align_facts)

@@ -137,6 +137,8 @@ def _stage_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     face = "" if entry["face"] is None else str(entry["face"] + 1)
     if entry.get("changed_fraction") is not None:
         ended += f"; {entry['changed_fraction']:.2%} of the photo's pixels changed"
+    if entry.get("reencoded") is not None:
+        ended += f"; the JPEG was compressed anew as a whole, because {entry['reencoded']}"
     seconds, computed_seconds = f"{entry['seconds']:.2f}", f"{entry['computed_seconds']:.2f}"
     return entry["stage"], face, seconds, computed_seconds, str(entry.get("steps", "")), ended
 

@@ -249,6 +249,7 @@ def _try_format(config: RunConfig, photo: Photo) -> None:
             photo,
             pixels=photo.pixels[:8, :8],
             alpha=None if photo.alpha is None else photo.alpha[:8, :8],
+            path=None,
         )
         encode_photo(corner, edited=True, format=FORMATS[config.blend.format], quality=config.blend.quality)
 

@@ -146,7 +146,7 @@ def test_any_photo_survives_encoding(height: int, width: int, wide: bool, alpha:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "PNG16", "TIFF16"])
-def test_orientation_is_obeyed_and_written_as_1(tmp_path: Path, format: str, orientation: int) -> None:
+def test_orientation_is_obeyed_and_written_as_1_but_for_jpeg(tmp_path: Path, format: str, orientation: int) -> None:
     container = format.removesuffix("16")
     stored, exif = smooth(20, 30), Image.Exif()
     exif[274], exif[271] = orientation, "Camera"
@@ -179,7 +179,8 @@ def test_orientation_is_obeyed_and_written_as_1(tmp_path: Path, format: str, ori
     write_photo(photo, out, edited=True)
     with Image.open(out) as image:
         written = image.getexif()
-        assert written.get(274, 1) == 1
+        # A JPEG whose blocks are kept stays turned as it was.
+        assert written.get(274, 1) == (orientation if format == "JPEG" else 1)
         assert written[271] == "Camera"
     assert read_photo(out).shape_hw == photo.shape_hw
 
