@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks.common import in_processes, tell
 from benchmarks.inversion import picked
-from data.alignment import Alignment, align_ffhq, align_precropped, align_quad, crop_photo
+from data.alignment import Alignment, align_ffhq, align_quad, crop_photo
 from data.faces import load_face
 from data.landmarks import find_faces
 from data.photo import Photo, encode_photo, read_photo
