@@ -22,8 +22,8 @@ Rest = Literal["new", "all"]
 BORDER_PX = 2
 """Crop pixels at the rim where the mask is zero, so that cubic interpolation ends in zero too."""
 BAND_PIXELS = 200_000
-"""Photo pixels in floating point at once: a 100 MP photo is never converted as a whole, and what is fits into the caches
-(a band of 2 MP took twice the time)."""
+"""Photo pixels in floating point at once: a 100 MP photo is never converted as a whole, and a band fits into the caches
+(one of 2 MP took twice the time)."""
 
 
 @dataclass(frozen=True, slots=True)

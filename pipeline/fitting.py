@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.colour import colour_space
 from data.errors import ModelError, PhotodragError
 from inversion.identity import FaceNetwork
 from pipeline import stages
@@ -40,9 +41,12 @@ def _face_network(setup: Setup, console: Console) -> FaceNetwork | None:
 def align_photo(setup: Setup, engine: Engine) -> Stored[Aligned]:
     """The crops of the setup's photo."""
     config, resolution = setup.config.align, setup.generator.module.resolution
+    inputs = {"photo": setup.photo_sha256, "resolution": resolution, "config": plain_config(config)}
+    if setup.photo is not None and colour_space(setup.photo.icc) is not None:
+        inputs["colours"] = "as sRGB"  # crops of earlier runs held the profile's own values
     return engine.obtain(
         ALIGN,
-        {"photo": setup.photo_sha256, "resolution": resolution, "config": plain_config(config)},
+        inputs,
         lambda _: stages.align(needed(setup.photo), config, resolution),
         known_key=setup.known_key("align"),
     )

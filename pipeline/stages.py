@@ -20,6 +20,7 @@ from data.alignment import (
     align_quad,
     crop_photo,
 )
+from data.colour import ColourSpace, colour_space
 from data.errors import NoFaceError
 from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
@@ -82,11 +83,23 @@ class Tools:
 
 
 def align(photo: Photo, config: AlignConfig, resolution: int) -> Aligned:
-    """Crops of `resolution` pixels; of a face photo one for each face that `align.face` means, largest first.
+    """Crops of `resolution` pixels in sRGB; of a face photo one for each face that `align.face` means, largest first.
 
     Raises NoFaceError when no face is found, UsageError when the photo does not suit the method.
     """
-    return Aligned([crop_photo(photo.pixels, alignment) for alignment in _alignments(photo, config, resolution)])
+    crops = [crop_photo(photo.pixels, alignment) for alignment in _alignments(photo, config, resolution)]
+    space = colour_space(photo.icc)
+    if space is None:
+        return Aligned(crops)
+    turned = [space.to_srgb(crop.image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for crop in crops]
+    return Aligned(
+        [replace(crop, image=np.ascontiguousarray(image)) for crop, image in zip(crops, turned, strict=True)]
+    )
+
+
+def _as_srgb(image: np.ndarray, space: ColourSpace) -> np.ndarray:
+    """A crop's picture [1, 3, R, R] in [-1, 1]."""
+    return np.ascontiguousarray(space.to_srgb(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
 
 
 def _alignments(photo: Photo, config: AlignConfig, resolution: int) -> list[Alignment]:
