@@ -17,7 +17,9 @@ from pipeline.schema import RunConfig, check_runnable
 HASH_DIGITS = 8
 MAX_NAME_LETTERS = 60
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
-_WITHOUT_EFFECT = frozenset({"photo", "out", "progress", "threads", "resume"})
+BESIDE = "beside"
+"""The word of `save` for the photo's own folder."""
+_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume"})
 """Settings that make no other experiment of one: they change where and how fast it is computed, or are its photos."""
 
 
@@ -97,7 +99,17 @@ def check_photos(config: RunConfig, photos: Sequence[Path]) -> None:
             f"stages begins with {config.stages[0]} and {len(photos)} photos are given: begin with align, as in "
             "stages=[align,invert,tune]"
         )
+    if config.save not in (None, BESIDE) and len(photos) > 1 and not names_folder(str(config.save)):
+        raise UsageError(
+            f"save is {config.save}, one file, and {len(photos)} photos are given: give save={BESIDE}, an existing "
+            "folder, or a folder with a slash behind it"
+        )
     check_runnable(replace(config, photo=str(photos[0])))
+
+
+def names_folder(save: str) -> bool:
+    """Whether a path of `save` is a folder: one that exists, or one that ends in a slash and is made when needed."""
+    return save.endswith(("/", os.sep)) or os.path.isdir(save)
 
 
 def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | None = None) -> str:
@@ -117,6 +129,11 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
 def effective(overrides: Sequence[str]) -> list[str]:
     """The overrides that make another experiment of one: not its photos, its place or its speed."""
     return [text for text in overrides if split_override(text)[1] not in _WITHOUT_EFFECT]
+
+
+def photo_folder(out: str, stem: str, sha256: str) -> Path:
+    """The run folder of a photo, whether it exists or not."""
+    return Path(out).absolute() / f"{safe_name(stem)}_{sha256[:HASH_DIGITS]}"
 
 
 def safe_name(name: str) -> str:
