@@ -19,11 +19,10 @@ from data.errors import OutputError, UsageError
 from data.files import sync_folder
 from data.photo_type import PhotoFormat, suffix_for, suffixes_of
 from pipeline.edits import read_edits
-from pipeline.folders import BESIDE, names_folder
+from pipeline.folders import BESIDE, RECIPE_SUFFIX, names_folder
 from pipeline.schema import RunConfig
 
 EDITED_SUFFIX = "_edited"
-RECIPE_SUFFIX = ".photodrag.json"
 MAX_STEM_BYTES = 190
 """Names may have 255 bytes, and behind the stem come `_edited`, a number, the suffix and that of the recipe."""
 MOST_NUMBERS = 9999

@@ -17,6 +17,8 @@ from pipeline.schema import RunConfig, check_runnable
 HASH_DIGITS = 8
 MAX_NAME_LETTERS = 60
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+RECIPE_SUFFIX = ".photodrag.json"
+"""What the name of a result's recipe has behind the result's own."""
 BESIDE = "beside"
 """The word of `save` for the photo's own folder."""
 _WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume"})
@@ -35,8 +37,9 @@ class PhotoSet:
 def find_photos(given: Sequence[str]) -> PhotoSet:
     """The photos that words name: each file, and of each folder the pictures directly in it, sorted as people count.
 
-    Hidden files, sub-folders and other files are skipped. Raises UsageError for what is not there, and for a folder
-    without a picture.
+    Hidden files, sub-folders and other files are skipped, and so are results, which have their recipe beside them:
+    else a folder with `save=beside` would edit its own results the next time. Raises UsageError for what is not there,
+    and for a folder without a picture.
     """
     photos: list[Path] = []
     skipped: list[str] = []
@@ -67,8 +70,14 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[str]]:
         raise UsageError(
             f"The folder {folder} cannot be read ({error.strerror}): give one that you may open"
         ) from error
+    names = {path.name for path in entries}
     photos = [
-        path for path in entries if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+        path
+        for path in entries
+        if path.suffix.lower() in suffixes
+        and not path.name.startswith(".")
+        and path.name + RECIPE_SUFFIX not in names
+        and path.is_file()
     ]
     kept = set(photos)
     others = [path.name for path in entries if path not in kept]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import ModelError, UsageError
 from data.files import file_sha256
 from pipeline.edits import PARTS, edits_json
-from pipeline.folders import effective, photo_folder
+from pipeline.folders import RECIPE_SUFFIX, effective, photo_folder
 from pipeline.quoting import quote_path, split_override
 from pipeline.recipe import FILE_KEYS, HERE_ONLY, PATHS, FileFacts, Recipe, plain_edits, read_recipe, shown_name
 from pipeline.schema import RunConfig, compose
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 INPUTS = "inputs"
 """The folder in a run folder that holds what a recipe brings: masks and edits, named by their hashes."""
+HASHED = ("generator.path", "perceptual.backbone_dir")
+"""Paths that explain no difference, because what lies there is compared by its hash."""
 OF_ANOTHER_PHOTO = ("align.face", "align.quad")
 """Settings that mean the recorded photo's own pixels or faces, and are left out on another one."""
 
@@ -89,7 +91,7 @@ class Replay:
         from pipeline.run import run
 
         # The picture beside the recipe may be the only copy of the recorded result.
-        picture = self.recipe.path.with_name(self.recipe.path.name.removesuffix(".photodrag.json"))
+        picture = self.recipe.path.with_name(self.recipe.path.name.removesuffix(RECIPE_SUFFIX))
         deliveries = Deliveries(Inputs([self.recipe.path, picture]))
         outcome = run(config, None, models, None, None, deliveries)
         return outcome, self._verdict(outcome, [shown_name(text) for text in differences])
@@ -109,7 +111,8 @@ class Replay:
 
     def _other_surroundings(self, manifest: Mapping[str, Any]) -> list[str]:
         """What else is not as it was: settings that were given, versions, threads, company."""
-        found = [f"{text} was given" for text in effective(self.given)]
+        others = [text for text in effective(self.given) if split_override(text)[1] not in HASHED]
+        found = [f"{text} was given" for text in others]
         for name, then in self.recipe.versions.items():
             now = manifest["versions"].get(name)
             if str(now) != then:
@@ -117,7 +120,7 @@ class Replay:
         if self.recipe.threads and manifest["threads"] != self.recipe.threads:
             found.append(f"{self.recipe.threads} threads then, {manifest['threads']} now")
         if self.recipe.tuned_with:
-            found.append(f"it was tuned together with {self.recipe.tuned_with} other faces, and now alone")
+            found.append(f"it was tuned together with other faces ({self.recipe.tuned_with}), and now alone")
         return found
 
 

@@ -14,6 +14,7 @@ from data.errors import OutputError, UsageError
 from pipeline import delivery
 from pipeline.batch import Batch
 from pipeline.delivery import Deliveries, Destination, Inputs, deliver, edited_name, plan, recipe_path
+from pipeline.folders import RECIPE_SUFFIX, find_photos
 from pipeline.schema import BlendConfig, RunConfig, check_runnable, compose
 from pipeline.table import JobValues
 from tests.runs import PHOTO, manifest_of, run_dir, short_config
@@ -183,9 +184,17 @@ def test_a_disk_without_hard_links(photo: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(names(photo.parent)) == 5
 
 
+def test_a_folder_does_not_edit_its_own_results(photo: Path) -> None:
+    result = saved(planned(photo, "beside"))
+    found = find_photos([str(photo.parent)])
+    assert found.photos == (photo,)
+    assert found.skipped == ("me_edited.jpg", "me_edited.jpg.photodrag.json")
+    assert find_photos([str(result)]).photos == (result,)  # by name it may be edited on
+
+
 def test_long_names_are_cut_so_that_the_recipes_name_fits() -> None:
     for stem in ("n" * 250, "é" * 120, "\udc80" * 250):
-        assert len(os.fsencode(edited_name(stem, ".jpeg", 9999) + delivery.RECIPE_SUFFIX)) <= 255
+        assert len(os.fsencode(edited_name(stem, ".jpeg", 9999) + RECIPE_SUFFIX)) <= 255
     assert edited_name("me", ".jpg") == "me_edited.jpg"
 
 
