@@ -12,8 +12,8 @@ from data.errors import UsageError
 from pipeline.quoting import looks_like_override, prepare_override, quote_path, split_override
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "directions", "models", "doctor", "help")
-OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline")
+VERBS = ("run", "demo", "replay", "directions", "models", "doctor", "help")
+OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models")
 LINE_WIDTH = 118
 
 HELP = """\
@@ -22,6 +22,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
   photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
   photodrag FOLDER [key=value ...]        the same with every photo in it (or: PHOTO PHOTO ...), and a table
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
+  photodrag replay RECIPE [PHOTO] [key=value ...]    make a result again from the .photodrag.json beside it
   photodrag directions [from=RUN] [key=value ...]    draw the generator's own directions, to choose one for an edit
   photodrag models list                   the public generators and LPIPS trunks, and which of them are here
   photodrag models download NAME ...      fetch them; a run never does, and names the one that it lacks
@@ -41,11 +42,14 @@ Examples
   photodrag from=photodrag_runs/RUN 'stages=[edit,blend]' edit=smile    another drag on an earlier run
   photodrag 'stages=[sample,edit]' sample.seed=7 edit=smile             a generated image
   photodrag me.jpg -m edit=smile edit.strength=0.5,1.0     one run for each value
+  photodrag me.jpg edit=smile save=beside                  me_edited.jpg beside me.jpg, and its recipe
+  photodrag replay me_edited.jpg.photodrag.json            the same again, and whether it is the same to the bit
 
 Options
   -m, --multirun   run every combination of the values that commas separate
   --cfg job        print the composed settings and stop: every key, its default and your changes
   --offline        with models: fetch nothing (PHOTODRAG_OFFLINE=1 does the same)
+  --other-models   with replay: go on though the generator or another model is not the recorded one
   --debug          print a traceback when something fails
   --version        print the version
   --               what follows is a photo's path, even when it begins with a dash
@@ -62,9 +66,10 @@ Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interru
 @dataclass(frozen=True, eq=False, slots=True)
 class Command:
     """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`
-    and `directions`.
+    and `directions`; of `replay` they are the recipe alone.
 
-    photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise.
+    photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise. Of
+    `replay` they are what is given behind the recipe.
     """
 
     verb: str
@@ -74,6 +79,7 @@ class Command:
     show_config: bool = False
     words: tuple[str, ...] = ()
     offline: bool = False
+    other_models: bool = False
 
 
 def parse_arguments(words: Sequence[str]) -> Command:
@@ -99,6 +105,10 @@ def parse_arguments(words: Sequence[str]) -> Command:
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
     if verb == "directions":
         return Command(verb, words=(*names, *paths))
+    if verb == "replay":
+        return _replay(names, paths, flags)
+    if "--other-models" in flags:
+        raise UsageError(f"--other-models is given to photodrag {verb}: allowed is it with replay")
     photos, overrides = _split_photo(names)
     photos += paths
     demo: list[str] = []
@@ -114,6 +124,23 @@ def parse_arguments(words: Sequence[str]) -> Command:
         raise UsageError("no photo is given: write photodrag PHOTO, photodrag demo, or photodrag --help for examples")
     multirun, show_config = "--multirun" in flags, "--cfg" in flags
     return Command(verb, tuple(prepared), tuple(photos) if several else (), multirun, show_config)
+
+
+def _replay(names: Sequence[str], paths: Sequence[str], flags: set[str]) -> Command:
+    """The recipe is the first word; photo=PATH counts as a photo behind it."""
+    if "--multirun" in flags:
+        raise UsageError("-m is given to photodrag replay, which makes one result: leave it out")
+    words = [*names, *paths]
+    if not words:
+        raise UsageError(
+            "no recipe is given: write photodrag replay RESULT.photodrag.json, and the photo when it is elsewhere"
+        )
+    photos, overrides = _split_photo(words[1 : len(names)])
+    photos += paths if names else paths[1:]
+    photos += [split_override(text)[2] for text in overrides if split_override(text)[1] == "photo"]
+    prepared = [prepare_override(text) for text in overrides if split_override(text)[1] != "photo"]
+    known = {"show_config": "--cfg" in flags, "other_models": "--other-models" in flags}
+    return Command("replay", tuple(prepared), tuple(photos), words=(words[0],), **known)
 
 
 def help_text() -> str:

@@ -13,6 +13,7 @@ import pipeline.run
 from data.errors import OutputError
 from data.files import file_sha256
 from pipeline.company import fits_together, gather
+from pipeline.delivery import Deliveries
 from pipeline.errors import sentence
 from pipeline.folders import check_photos, shown
 from pipeline.models import Models, pick_device
@@ -36,6 +37,7 @@ class Batch:
     debug: bool = False
     models: Models = field(default_factory=Models)
     results: list[FaceResult] = field(default_factory=list)
+    deliveries: Deliveries = field(default_factory=Deliveries)
 
     def run_photos(
         self, config: RunConfig, photos: Sequence[Path], job: JobInfo | None, values: JobValues
@@ -46,6 +48,7 @@ class Batch:
         full disk; KeyboardInterrupt passes through.
         """
         check_photos(config, photos)
+        self.deliveries.inputs = self.deliveries.inputs.with_more(photos)
         console = Console(config.progress)
         console.say(perceptual_line(perceptual_of(config)))
         self.models.generator(config.generator, pick_device(config.device))
@@ -64,7 +67,8 @@ class Batch:
         self, config: RunConfig, photo: Path, job: JobInfo | None, values: JobValues, company: Company | None
     ) -> list[FaceResult]:
         try:
-            outcome = pipeline.run.run(config, job, self.models, Console(config.progress, quiet=True), company)
+            console = Console(config.progress, quiet=True)
+            outcome = pipeline.run.run(config, job, self.models, console, company, self.deliveries)
         except OutputError:
             raise
         except Exception as error:  # noqa: BLE001  whatever went wrong with one photo, the others run
@@ -76,7 +80,7 @@ class Batch:
     def run_one(self, config: RunConfig, job: JobInfo | None, values: JobValues) -> RunOutcome:
         """One run by itself, with all its lines; its error becomes a row, and is raised."""
         try:
-            outcome = pipeline.run.run(config, job, self.models)
+            outcome = pipeline.run.run(config, job, self.models, None, None, self.deliveries)
         except Exception as error:
             sha256 = None if config.photo is None else _sha256(Path(config.photo))
             self.results.append(failed_result(_title(config, None), sha256, sentence(error), values))
@@ -102,7 +106,8 @@ def _ending(results: Sequence[FaceResult], seconds: float) -> str:
     parts = ["reused" if stages and all(entry["reused"] for entry in stages) else "done", f"{seconds:.1f} s"]
     metrics = results[0].manifest.get("metrics", {})
     parts += [f"{name} {metrics[name]:.2f}" for name in MAIN_MEASURES if metrics.get(name) is not None][:1]
-    return ", ".join(parts)
+    saved = results[0].manifest.get("saved")
+    return ", ".join([*parts, *([f"saved as {shown(saved)}"] if saved else [])])
 
 
 def _sha256(photo: Path) -> str | None:

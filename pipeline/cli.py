@@ -86,6 +86,8 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
         from pipeline.direction_sheet import directions
 
         return directions(command.words)
+    elif command.verb == "replay":
+        return _replay(command)
     elif command.verb == "doctor":
         from pipeline.doctor import doctor
 
@@ -157,6 +159,32 @@ def _run(config: RunConfig, job: JobInfo | None) -> int:
     return EXIT_FAILED if outcome.failures else EXIT_DONE
 
 
+def _replay(command: Command) -> int:
+    """Make the result of a recipe again, and say whether it is the recorded one."""
+    from pipeline.replaying import open_replay
+
+    replay = open_replay(command.words[0], command.photos, command.overrides, command.other_models)
+    if command.show_config:
+        _show_config(Command("run", replay.overrides))
+        return EXIT_DONE
+    config = compose(replay.overrides)
+
+    from pipeline.memory import keep_freed_memory
+    from pipeline.models import Models
+
+    keep_freed_memory()
+    models = Models()
+    differences = replay.prepare(config, models)
+    _check_paths(config)
+    check_runnable(config)
+    for note in replay.notes:
+        print(note)
+    outcome, verdict = replay.run(config, models, differences)
+    _print_outcome(outcome)
+    print(verdict)
+    return EXIT_FAILED if outcome.failures else EXIT_DONE
+
+
 def _many_photos(command: Command, debug: bool) -> int:
     """Run every photo that is given and write the experiment's folder; 1 when any photo failed."""
     found = find_photos(command.photos)
@@ -179,6 +207,8 @@ def _print_outcome(outcome: RunOutcome) -> None:
     """Say where the result, the report and the run folder are; failures go to stderr."""
     for path in outcome.results:
         print(f"result: {path}")
+    if outcome.saved is not None:
+        print(f"saved:  {outcome.saved}")
     if outcome.report is not None:
         print(f"report: {outcome.report}")
     print(f"run:    {outcome.run_dir}")

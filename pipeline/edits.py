@@ -18,6 +18,7 @@ from data.alignment import Alignment
 from data.errors import UsageError
 from editing.points import Drag
 from pipeline.edit_config import EditConfig
+from pipeline.validation import check_mapping
 
 EDITS = "edits.json"
 KIND, VERSION = "photodrag_edits", 1
@@ -59,18 +60,19 @@ def read_edits(config: EditConfig) -> list[Told]:
         raise UsageError(f"edit.replay is {path}, which is no list of edits: it must hold '{KIND}': {VERSION}.")
     edits = stored["edits"]
     for number, told in enumerate(edits, 1):
-        _check(told, f"edit {number} of {path}")
+        check_edit(told, f"edit {number} of {path}")
     if config.undo > len(edits):
         raise UsageError(f"edit.undo is {config.undo}, and {path} holds {len(edits)} edits: undo fewer.")
     return edits[: len(edits) - config.undo]
 
 
-def _check(told: Any, what: str) -> None:
+def check_edit(told: Any, what: str) -> None:
     """UsageError unless the settings of an edit are those of one."""
     if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points"})):
         detail = f": '{strange[0]}' is unknown" if isinstance(told, dict) else ""
         raise UsageError(f"{what} is no edit{detail}; allowed are points, {', '.join(PARTS)}.")
     try:
+        check_mapping(EditConfig, told, "edit.")
         config = EditConfig(**told)
     except (UsageError, TypeError) as error:
         raise UsageError(f"{what} cannot be made: {error}") from error

@@ -17,7 +17,11 @@ from pipeline.schema import RunConfig, check_runnable
 HASH_DIGITS = 8
 MAX_NAME_LETTERS = 60
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
-_WITHOUT_EFFECT = frozenset({"photo", "out", "progress", "threads", "resume"})
+RECIPE_SUFFIX = ".photodrag.json"
+"""What the name of a result's recipe has behind the result's own."""
+BESIDE = "beside"
+"""The word of `save` for the photo's own folder."""
+_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume"})
 """Settings that make no other experiment of one: they change where and how fast it is computed, or are its photos."""
 
 
@@ -33,8 +37,9 @@ class PhotoSet:
 def find_photos(given: Sequence[str]) -> PhotoSet:
     """The photos that words name: each file, and of each folder the pictures directly in it, sorted as people count.
 
-    Hidden files, sub-folders and other files are skipped. Raises UsageError for what is not there, and for a folder
-    without a picture.
+    Hidden files, sub-folders and other files are skipped, and so are results, which have their recipe beside them:
+    else a folder with `save=beside` would edit its own results the next time. Raises UsageError for what is not there,
+    and for a folder without a picture.
     """
     photos: list[Path] = []
     skipped: list[str] = []
@@ -65,8 +70,14 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[str]]:
         raise UsageError(
             f"The folder {folder} cannot be read ({error.strerror}): give one that you may open"
         ) from error
+    names = {path.name for path in entries}
     photos = [
-        path for path in entries if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+        path
+        for path in entries
+        if path.suffix.lower() in suffixes
+        and not path.name.startswith(".")
+        and path.name + RECIPE_SUFFIX not in names
+        and path.is_file()
     ]
     kept = set(photos)
     others = [path.name for path in entries if path not in kept]
@@ -97,7 +108,17 @@ def check_photos(config: RunConfig, photos: Sequence[Path]) -> None:
             f"stages begins with {config.stages[0]} and {len(photos)} photos are given: begin with align, as in "
             "stages=[align,invert,tune]"
         )
+    if config.save not in (None, BESIDE) and len(photos) > 1 and not names_folder(str(config.save)):
+        raise UsageError(
+            f"save is {config.save}, one file, and {len(photos)} photos are given: give save={BESIDE}, an existing "
+            "folder, or a folder with a slash behind it"
+        )
     check_runnable(replace(config, photo=str(photos[0])))
+
+
+def names_folder(save: str) -> bool:
+    """Whether a path of `save` is a folder: one that exists, or one that ends in a slash and is made when needed."""
+    return save.endswith(("/", os.sep)) or os.path.isdir(save)
 
 
 def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | None = None) -> str:
@@ -117,6 +138,11 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
 def effective(overrides: Sequence[str]) -> list[str]:
     """The overrides that make another experiment of one: not its photos, its place or its speed."""
     return [text for text in overrides if split_override(text)[1] not in _WITHOUT_EFFECT]
+
+
+def photo_folder(out: str, stem: str, sha256: str) -> Path:
+    """The run folder of a photo, whether it exists or not."""
+    return Path(out).absolute() / f"{safe_name(stem)}_{sha256[:HASH_DIGITS]}"
 
 
 def safe_name(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.artifacts import copy_file, remove_file, write_bytes
 from pipeline.curves import run_curves
+from pipeline.delivery import Inputs
 from pipeline.edits import EDITS, edits_json
 from pipeline.engine import Stored
 from pipeline.frames import FPS, projection_frames, read_path
@@ -39,11 +40,14 @@ class Made:
     folder: Path
 
 
-def publish(manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[BlendFacts] | None) -> list[Path]:
+def publish(
+    manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[BlendFacts] | None, kept: Inputs
+) -> list[Path]:
     """Copy the products of finished stages to the top of the folder and note them in the manifest.
 
     Returns the main results: the photo, or the edited or reconstructed pictures when the run ended earlier. Products of
-    an earlier run that this one does not have are removed there; their stage folders keep them.
+    an earlier run that this one does not have are removed there, but for those in `kept`, which this command reads;
+    their stage folders keep them.
     """
     products: dict[str, Path] = {}
     results: list[str] = []
@@ -61,10 +65,13 @@ def publish(manifest: Manifest, faces: Sequence[FaceWork], blended: Stored[Blend
     made = {_of_face(name, face): item for face in faces for name, item in _made_products(face, manifest.data).items()}
     for name, item in made.items():
         write_bytes(manifest.folder / name, item.content)
-    for name in set(manifest.earlier_products) - set(products) - set(made) - {REPORT}:
-        remove_file(manifest.folder / Path(name).name)
+    earlier = {Path(name).name for name in manifest.earlier_products} - set(products) - set(made) - {REPORT}
+    stay = {name for name in earlier if kept.holds(manifest.folder / name)}
+    for name in earlier - stay:
+        remove_file(manifest.folder / name)
     sources = {name: "/".join(source.parts[-3:]) for name, source in products.items()}
     manifest.data["products"] = sources | {name: "/".join(item.folder.parts[-2:]) for name, item in made.items()}
+    manifest.data["products"] |= dict.fromkeys(sorted(stay))
     manifest.data["result"] = results[0] if results else None
     manifest.data["results"] = results
     return [manifest.folder / name for name in results]

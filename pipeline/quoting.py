@@ -10,12 +10,12 @@ import os
 import re
 
 PATH_KEYS = (
-    *("photo", "from", "from_run", "out", "generator.path", "perceptual.backbone_dir"),
+    *("photo", "from", "from_run", "out", "save", "generator.path", "perceptual.backbone_dir"),
     *("invert.mask", "edit.mask", "edit.like", "edit.replay", "blend.mask"),
 )
 """The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
 
-PATH_WORDS = {"invert.mask": ("none", "face", "hull", "auto")}
+PATH_WORDS = {"invert.mask": ("none", "face", "hull", "auto"), "save": ("beside",)}
 """Words that are no path where one is expected; several with commas between them are a sweep."""
 
 RENAMED_KEYS = {"from": "from_run"}

@@ -18,8 +18,10 @@ from data.photo import Photo, encode_photo, read_mask, read_photo
 from pipeline.artifacts import StageStore
 from pipeline.chain import Chain
 from pipeline.counting import PAINTED
+from pipeline.delivery import Deliveries, Destination, plan
 from pipeline.engine import Engine, MissingStageError, StageRecord
-from pipeline.folders import safe_name
+from pipeline.folders import photo_folder
+from pipeline.leaving import leave
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
 from pipeline.models import LoadedGenerator, Models, PerceptualChoice, choose_perceptual, pick_device
@@ -27,6 +29,7 @@ from pipeline.outputs import MEASURE
 from pipeline.posing import landmarks_in
 from pipeline.products import publish, write_report
 from pipeline.progress import Console
+from pipeline.recorded import made_with
 from pipeline.schema import CHAIN, GeneratorConfig, JobInfo, RunConfig, check_runnable, missing_mask
 from pipeline.stages import FORMATS
 from pipeline.together import Company
@@ -43,7 +46,7 @@ TOLD = (
 class RunOutcome:
     """What a run left behind: its folder, the main results, the report, and one sentence for each face that failed.
 
-    manifest: what `manifest.json` in the folder says.
+    manifest: what `manifest.json` in the folder says. saved: the finished photo where `save` put it.
     """
 
     run_dir: Path
@@ -51,6 +54,7 @@ class RunOutcome:
     report: Path | None
     failures: list[str]
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    saved: Path | None = None
 
 
 def run(
@@ -59,13 +63,14 @@ def run(
     models: Models | None = None,
     console: Console | None = None,
     company: Company | None = None,
+    deliveries: Deliveries | None = None,
 ) -> RunOutcome:
     """Run the requested stages, reusing finished ones and continuing interrupted ones.
 
     job: which job of a sweep this is; its products then lie in a folder of their own inside the run folder, while the
     stages are shared. models: networks that earlier runs have read. console: where to print, standard output when left
     out; the first line printed says which perceptual distance is used. company: what several photos of one call have
-    computed together. Raises PhotodragError with one sentence;
+    computed together; deliveries: what that call reads and has saved. Raises PhotodragError with one sentence;
     KeyboardInterrupt passes through, and the same call then continues from the last checkpoint.
     """
     check_runnable(config)
@@ -78,16 +83,30 @@ def run(
     setup = open_setup(config, earlier, perceptual, Models() if models is None else models)
     store = StageStore(run_folder(setup))
     folder = store.root if job is None else store.root / "sweep" / job.sweep / str(job.number)
+    outlet = _outlet(setup, store.root, Deliveries() if deliveries is None else deliveries)
     with run_lock(store.root):
         store.remove_leftovers()
         manifest = Manifest(folder, store.root, _facts(setup, job))
         if earlier is not None:
             manifest.inherit(earlier, computed_stages(config))
         with _recorded(manifest, setup):
-            return _execute(setup, store, manifest, console, Company() if company is None else company)
+            return _execute(setup, store, manifest, console, Company() if company is None else company, outlet)
 
 
-def _execute(setup: Setup, store: StageStore, manifest: Manifest, console: Console, company: Company) -> RunOutcome:
+Outlet = tuple[Destination | None, Deliveries]
+
+
+def _outlet(setup: Setup, run_folder: Path, deliveries: Deliveries) -> Outlet:
+    """Where the result leaves for, refused now rather than after minutes of work."""
+    config, photo = setup.config, setup.photo
+    if photo is None or photo.path is None or config.stages[-1] != "blend":
+        return None, deliveries
+    return plan(config, photo.path, FORMATS[config.blend.format] or photo.format, run_folder, deliveries), deliveries
+
+
+def _execute(
+    setup: Setup, store: StageStore, manifest: Manifest, console: Console, company: Company, outlet: Outlet
+) -> RunOutcome:
     config = setup.config
 
     def on_record(record: StageRecord) -> None:
@@ -96,12 +115,13 @@ def _execute(setup: Setup, store: StageStore, manifest: Manifest, console: Conso
 
     engine = Engine(store, console, computed_stages(config), config.resume, on_record, company.fresh)
     faces, blended = Chain(setup, engine, manifest, company).run()
-    results = publish(manifest, faces, blended)
+    results = publish(manifest, faces, blended, outlet[1].inputs)
+    saved = None if blended is None else leave(manifest, faces, blended, config, *outlet, company, console)
     failures = [face.failure for face in faces if face.failure is not None]
     ending = "failed" if failures else "done", " ".join(failures) or None
     report = write_report(manifest, faces, blended, *ending)
     manifest.finish(*ending)
-    return RunOutcome(manifest.folder, results, report, failures, manifest.data)
+    return RunOutcome(manifest.folder, results, report, failures, manifest.data, saved)
 
 
 def _stage_line(record: StageRecord) -> str:
@@ -282,7 +302,7 @@ def run_folder(setup: Setup) -> Path:
         return Path(config.out).absolute() / f"sample_{config.sample.seed}_{setup.generator.sha256[:8]}"
     assert setup.photo is not None
     assert setup.photo.path is not None
-    return Path(config.out).absolute() / f"{safe_name(setup.photo.path.stem)}_{setup.photo_sha256[:8]}"
+    return photo_folder(config.out, setup.photo.path.stem, setup.photo_sha256)
 
 
 def _facts(setup: Setup, job: JobInfo | None) -> dict[str, Any]:
@@ -306,6 +326,7 @@ def _facts(setup: Setup, job: JobInfo | None) -> dict[str, Any]:
         },
         "hashes": {"photo": setup.photo_sha256 or None, "generator": generator.sha256},
         "perceptual": _perceptual_facts(setup),
+        "recipe": made_with(setup),
     }
 
 

@@ -246,13 +246,18 @@ class MeasureConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides what a run computes and where it writes; paths are as the user gave them."""
+    """Everything that decides what a run computes and where it writes; paths are as the user gave them.
+
+    `out` holds the run folders; `save` is where the finished photo leaves them for: null, `beside`, a folder or a file.
+    """
 
     KEY: ClassVar[str] = ""
     photo: str | None = knob(None, path=True)
     stages: list[str] = knob(list(CHAIN))
     from_run: str | None = knob(None, path=True)
     out: str = knob("photodrag_runs", path=True)
+    save: str | None = knob(None, path=True)
+    on_exists: str = knob("suffix", choices=("suffix", "skip", "overwrite"))
     seed: int = knob(0, 0, 2**32 - 1)
     device: str = knob("auto", choices=("auto", "cpu", "cuda"))
     speed: str = knob("auto", choices=("auto", "exact", "fast"))
@@ -298,6 +303,11 @@ def check_runnable(config: RunConfig) -> None:
             "edit.points is empty and edit.preset is null: give 'edit.points=[[x,y,x2,y2]]' in photo pixels, or "
             "edit=smile, edit.like=PHOTO, edit.direction=pca:0 or edit.replay=RUN, or leave the edit out with "
             "stages=[align,invert,tune]"
+        )
+    if config.save is not None and config.stages[-1] != "blend":
+        raise UsageError(
+            f"save is {config.save} and stages ends with {config.stages[-1]}: only a run that ends with blend has "
+            "a photo to save; leave out save"
         )
 
 

@@ -60,7 +60,7 @@ class FakeRun:
     failures: list[str] = field(default_factory=list)
     action: Callable[[RunConfig], None] = lambda config: None
 
-    def __call__(self, config: RunConfig, job: JobInfo | None, models: object = None) -> RunOutcome:
+    def __call__(self, config: RunConfig, job: JobInfo | None, *others: object) -> RunOutcome:
         self.calls.append((config, job))
         self.action(config)
         report = self.folder / "report.html"

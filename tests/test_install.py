@@ -57,6 +57,7 @@ def test_help_version_and_the_installed_code_are_used(photodrag: Command, tmp_pa
     done = photodrag("--help")
     assert done.returncode == 0
     assert "edit        bigger_eyes, close_eyes, close_mouth, direction, drag" in done.stdout
+    assert "photodrag replay RECIPE [PHOTO] [key=value ...]" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -50,6 +50,7 @@ def test_whole_chain_leaves_everything_that_a_run_folder_holds(
         *("manifest.json", "report.html", "result.png", "before_after.png", "edit.mp4"),
         *("crop.png", "reconstruction.png", "edited.png", "edits.json", "mask.png", "curves.png"),
         *("latent.npy", "latent.pt", "latent.safetensors"),
+        *("astronaut_edited.png", "astronaut_edited.png.photodrag.json"),
     }
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
