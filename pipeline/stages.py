@@ -91,10 +91,7 @@ def align(photo: Photo, config: AlignConfig, resolution: int) -> Aligned:
     space = colour_space(photo.icc)
     if space is None:
         return Aligned(crops)
-    turned = [space.to_srgb(crop.image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for crop in crops]
-    return Aligned(
-        [replace(crop, image=np.ascontiguousarray(image)) for crop, image in zip(crops, turned, strict=True)]
-    )
+    return Aligned([replace(crop, image=_as_srgb(crop.image, space)) for crop in crops])
 
 
 def _as_srgb(image: np.ndarray, space: ColourSpace) -> np.ndarray:
