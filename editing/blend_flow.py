@@ -30,7 +30,7 @@ from editing.blend_common import (
     touched_roi,
     unchanged,
 )
-from editing.flow import Field, blurred, brightness, carried, estimate_flow, unfolded
+from editing.flow import Field, blurred, brightness, carried, estimate_flow, faded, unfolded
 
 # Lengths are fractions of the crop's side, brightness is in [-1, 1].
 AREA_SIGMA = 0.03  # coarser differences are of light and colour, not of something new
@@ -87,7 +87,7 @@ def carriage(change: Change, settings: BlendSettings, grey: bool = False) -> Car
         bounds = bounds * _shrunk(given, INNER_MARGIN * side)
     if not mask.any():
         return Carriage(np.zeros((side, side, 2), np.float32), np.zeros_like(before), np.zeros_like(mask))
-    flow = unfolded(estimate_flow(before, after, change.guides) * bounds[..., None])
+    flow = unfolded(faded(estimate_flow(before, after, change.guides) * bounds[..., None], mask))
     left = after - carried(before, flow)
     area = blurred(left, AREA_SIGMA * side)
     new = np.ones((side, side), np.float32)

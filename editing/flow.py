@@ -38,6 +38,8 @@ GUIDE_SIGMA = 5.0 / 128  # round a matching point, in which the flow is bent to 
 GUIDE_PRIOR = 0.1  # of the flow as it was, in points: one point alone is not quite believed
 GUIDE_NOISE = 0.1 / 128  # what detectors err by; of a point's miss, so much is not made up for
 LEAST_STRETCH = 0.3  # of the area round a place: less is smoothed until it is as much
+FADE_SLOPE = 0.65  # pixels of length that a flow may gain with each pixel from where it must be 0
+MOST_SLOPE = 0.8  # pixels that a flow may change by from one to the next: more shears what it carries
 UNFOLD_ROUNDS, UNFOLD_SIGMA = 40, 2.0 / 128
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
@@ -93,16 +95,31 @@ def guided(flow: Field, guides: Guides) -> Field:
     return np.asarray(flow + total / weight[..., None], np.float32)
 
 
+def faded(flow: Field, within: Field) -> Field:
+    """The flow, 0 where `within` [R, R] is 0, and before that no longer than FADE_SLOPE times the distance to there."""
+    inside = (within > 0).astype(np.uint8)
+    away = cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    longest = FADE_SLOPE * np.maximum(away - 1, 0)
+    length = np.maximum(np.linalg.norm(flow, axis=2), 1e-6)
+    return np.asarray(flow * np.minimum(1, longest / length)[..., None], np.float32)
+
+
 def unfolded(flow: Field) -> Field:
-    """The flow, smoothed where it would fold the picture or squeeze it to less than LEAST_STRETCH of its area."""
+    """The flow, smoothed where it would fold the picture, squeeze it to less than LEAST_STRETCH of it or shear it."""
     side = flow.shape[0]
     for _ in range(UNFOLD_ROUNDS):
-        bad = stretch(flow) < LEAST_STRETCH
+        bad = torn(flow)
         if not bad.any():
             return flow
         share = np.clip(3.0 * blurred(bad.astype(np.float32), UNFOLD_SIGMA * side), 0, 1)[..., None]
         flow = np.asarray(flow + share * (blurred(flow, UNFOLD_SIGMA * side) - flow), np.float32)
-    return np.asarray(flow * _until_flat(flow), np.float32)
+    return np.asarray(flow * _until_whole(flow), np.float32)
+
+
+def torn(flow: Field) -> NDArray[np.bool_]:
+    """[R, R]: where a flow folds, squeezes or shears too much."""
+    steep = np.max([np.abs(part) for axis in (0, 1) for part in np.gradient(flow[..., axis])], axis=0)
+    return (stretch(flow) < LEAST_STRETCH) | (steep > MOST_SLOPE)
 
 
 def stretch(flow: Field) -> Field:
@@ -169,7 +186,6 @@ def _smoothed(flow: Field, trust: Field, scales: Sequence[tuple[float, float]] =
     return np.asarray(total / weight[..., None], np.float32)
 
 
-def _until_flat(flow: Field) -> float:
-    """The largest of a few factors below 1 with which nothing folds."""
-    factors = (0.8, 0.6, 0.4, 0.2)
-    return next((k for k in factors if (stretch(np.float32(k) * flow) >= LEAST_STRETCH).all()), 0.0)
+def _until_whole(flow: Field) -> float:
+    """The largest of a few factors with which nothing is torn."""
+    return next((k for k in (1.0, 0.8, 0.6, 0.4, 0.2) if not torn(np.float32(k) * flow).any()), 0.0)

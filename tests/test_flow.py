@@ -8,15 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editing.flow import (
+    FADE_SLOPE,
     LEAST_STRETCH,
     Field,
     Guides,
     blurred,
     carried,
     estimate_flow,
+    faded,
     guided,
     sampled,
     stretch,
+    torn,
     unfolded,
 )
 
@@ -81,6 +84,21 @@ def test_nothing_folds(scale: float, width: float, seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, scale, (SIDE, SIDE, 2)).astype(np.float32)
     flow = unfolded(swell(width=width, right=scale, down=-scale / 2) + blurred(noise, 2.0))
     assert stretch(flow).min() >= LEAST_STRETCH
+    assert not torn(flow).any()
+
+
+def test_motion_fades_out_before_a_border_as_softly_as_its_length_needs() -> None:
+    within = np.zeros((SIDE, SIDE), np.float32)
+    within[:100, 4:124] = 1
+    flow = np.zeros((SIDE, SIDE, 2), np.float32)
+    flow[..., 0] = 5.0
+    ended = faded(flow, within)
+    assert not ended[within == 0].any()
+    assert max(np.abs(np.diff(ended[..., 0], axis=axis)).max() for axis in (0, 1)) <= FADE_SLOPE + 0.01
+    assert (ended[20:80, 20:-20, 0] == 5.0).all()
+    assert not torn(ended).any()
+    short = faded(np.float32(0.1) * flow, within)
+    assert (short[4:97, 7:-7, 0] == 0.5).all()
 
 
 def test_what_does_not_fold_is_left_alone() -> None:
