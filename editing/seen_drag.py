@@ -89,9 +89,11 @@ def drag_until_seen(
         return Attempt(edited, reach, points, seen, locator.recognises(picture))
 
     def attempt(reach: float, number: int) -> Attempt:
-        to, told = first + reach * moves, _counted(on_step, number * settings.steps, total)
+        # Chins and ears may lie at the crop's rim, and targets that are set farther beyond it.
+        start, to = (np.clip(points, 0, generator.resolution - 1) for points in (first, first + reach * moves))
+        told = _counted(on_step, number * settings.steps, total)
         held = replace(settings, mask_weight=HOLDS[number] * settings.mask_weight)
-        return judged(drag(generator, w, noise, first, to, mask_crop, held, told, should_stop, person), reach)
+        return judged(drag(generator, w, noise, start, to, mask_crop, held, told, should_stop, person), reach)
 
     best = last = attempt(0.0, 0)
     reach, made = 1.0, 0

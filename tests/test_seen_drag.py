@@ -21,6 +21,7 @@ from tests.tiny import tiny_generator
 
 FIRST = np.array([[8.0, 8.0], [16.0, 8.0]])
 MOVES = np.array([[2.0, 0.0], [0.0, 0.0]])
+DOWN = np.array([[0.0, 2.0], [0.0, 0.0]])
 SHOWN_MOST = 4.0
 TOTAL = 10 * len(HOLDS) + ENDING_ROUNDS
 
@@ -84,7 +85,7 @@ def endings(adds: float, heard: list[tuple[Points, LandmarkSettings]]) -> Callab
         settings = others[1]
         assert isinstance(settings, LandmarkSettings)
         heard.append((rest, settings))
-        shown = 1.0 - float(rest[0, 0] / MOVES[0, 0]) + adds
+        shown = 1.0 - float(rest[0].sum() / MOVES[0].sum()) + adds
         image = torch.full((1, 3, 32, 32), min(shown, SHOWN_MOST) / SHOWN_MOST * 2 - 1)
         return Edited(w + 1.0, image, torch.zeros(2, 2, 2), "arrived", 1, [], {"best_step": 1.0})
 
@@ -124,6 +125,18 @@ def test_a_move_that_went_too_far_is_taken_back(
     edited = drag_until_seen(generator, w, None, locator, MOVES)
     assert asked == pytest.approx([1.0, 0.485], abs=0.01)
     assert edited.stop_reason == "arrived"
+
+
+def test_targets_beyond_the_crop_are_set_at_its_rim(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chin near the lower rim, dragged for real: targets farther down than the crop reaches are no mistake."""
+    low = np.array([[8.0, 31.4], [16.0, 8.0]])
+    monkeypatch.setattr(Levels, "locate", lambda self, picture: low + 0.01 * self.share(picture) * DOWN)
+    monkeypatch.setattr(seen_drag, "drag_landmarks", endings(SHOWN_MOST, []))
+    edited = drag_until_seen(generator, w, None, locator, DOWN, None, DragSettings(steps=2, frame_every=0))
+    assert edited.stop_reason == "stalled"
+    assert edited.metrics["attempts"] > 1
 
 
 def test_what_drags_leave_is_left_to_firmly_held_steps(
