@@ -22,6 +22,7 @@ __all__ = [
     "PhotoFormat",
     "Pixels",
     "encode_photo",
+    "format_note",
     "read_mask",
     "read_photo",
     "suffix_for",
@@ -34,15 +35,29 @@ MAX_FILE_BYTES = 2_000_000_000
 
 
 def read_photo(path: Path | str, max_pixels: int | None = None) -> Photo:
-    """The photo in a JPEG, PNG, TIFF or WebP file, upright, 8 or 16 bits as in the file.
+    """The photo in a JPEG, PNG, TIFF, WebP, AVIF or (with the extra `heif`) HEIF file, upright, 8 or 16 bits.
 
     `max_pixels` (None: MAX_PIXELS) is checked before anything is decoded. Raises PhotoError, one sentence, for files
-    that are missing, empty, damaged, too large, or of a kind that cannot be edited (CMYK, animations, float).
+    that are missing, empty, damaged, too large, or of a kind that cannot be edited (CMYK, Lab, animations,
+    float), or when the reader of HEIF is not installed.
     """
     path = Path(path)
     data = _read_bytes(path)
     photo = decode_photo(data, path.name, MAX_PIXELS if max_pixels is None else max_pixels)
     return replace(photo, path=path.absolute(), sha256=hashlib.sha256(data).hexdigest())
+
+
+def format_note(photo: Photo, format: PhotoFormat | None = None) -> str | None:
+    """What to tell the user where the result cannot have the format of the file, None where it can.
+
+    `format`: the format that was asked for, None to keep the photo's own.
+    """
+    if not photo.source_format or format is not None:
+        return None
+    return (
+        f"{photo.source_format} is read but not written: the result is a {photo.format} of {photo.bits} bits without "
+        "loss; blend.format=jpeg makes a smaller file."
+    )
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,6 +1,7 @@
-"""Bytes of a JPEG, PNG, TIFF or WebP file -> Photo, at the bit depth of the file."""
+"""Bytes of a JPEG, PNG, TIFF, WebP, HEIF or AVIF file -> Photo, at the bit depth of the file."""
 
 import io
+import math
 import struct
 import threading
 import warnings
@@ -11,11 +12,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, features
 
 from data.errors import PhotoError
-from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, replace_tag, set_upright, upright_exif, upright_xmp
-from data.photo_type import Photo, PhotoFormat, Pixels
+from data.image_resources import kept_segments, resources_of_jpeg, with_iptc, without_previews
+from data.metadata import (
+    EXIF_PREFIX,
+    TAG_EXIF_IFD,
+    TURNED_BY_90,
+    exchange_sides,
+    has_thumbnail,
+    replace_tag,
+    set_upright,
+    tag_bytes,
+    upright_exif,
+    upright_xmp,
+)
+from data.photo_heif import avif_bits, avif_colours, decode_heif, is_avif, is_heif, to_16_bits
+from data.photo_type import Photo, PhotoFormat, Pixels, contiguous
 
 DAMAGE = (
     OSError,
@@ -40,8 +54,10 @@ DROPPED_TEXT = (XMP_KEYWORD + b"\x00", b"Raw profile type")
 
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANAR, TIFF_EXTRA, TIFF_SAMPLE_FORMAT = 258, 262, 284, 338, 339
 EXTRA_ASSOCIATED, EXTRA_UNASSOCIATED = 1, 2
-TIFF_XMP, TIFF_GPS_IFD = 700, 34853
-DESCRIPTIVE_TIFF_TAGS = (269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 18246, 18249, 33432)
+TIFF_XMP, TIFF_IPTC, TIFF_IMAGE_RESOURCES, TIFF_GPS_IFD = 700, 33723, 34377, 34853
+TIFF_ORIENTATION = 274
+_WORDS = (269, 270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
+DESCRIPTIVE_TIFF_TAGS = (11, *_WORDS, 282, 283, 296, 285)
 """Tags of a TIFF's first directory that describe the photo rather than the layout of the file."""
 
 _pillow_limit_lock = threading.Lock()
@@ -61,16 +77,19 @@ _STORED_AS_SHOWN = _Stored(1, False)
 def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
     """The photo that the bytes of a file hold; `name` only words the errors.
 
-    Eight-bit files, palettes and single bits give uint8, 16-bit PNG and TIFF give uint16. Of a file with several pages
-    the first is read; animations are refused. Raises PhotoError, one sentence, for anything that cannot be used.
+    Eight-bit files, palettes and single bits give uint8, 16-bit PNG and TIFF and deeper HEIF and AVIF give uint16.
+    Of a file with several pages the first is read, of a HEIF with several pictures the main one; animations
+    are refused. Raises PhotoError, one sentence, for anything that cannot be used.
     """
+    if is_heif(data):
+        return decode_heif(data, name, lambda width, height: _check_size((width, height), name, max_pixels))
     stored = _STORED_AS_SHOWN
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         data, stored = _with_raw_pixels(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(data, name)
-        _check_size(image, name, max_pixels)
+        _check_size(image.size, name, max_pixels)
         _check_kind(image, name)
         try:
             return _decode(image, data, name, stored)
@@ -103,16 +122,33 @@ def _without_pillow_limit() -> Iterator[None]:
 def _open(data: bytes, name: str) -> Image.Image:
     try:
         with _without_pillow_limit():
-            return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF", "WEBP"))
+            return Image.open(io.BytesIO(data), formats=_formats(data, name))
     except DAMAGE as error:
+        if data[:2] in (b"II", b"MM"):
+            raise PhotoError(
+                f"The TIFF {name!r} is damaged or stores its pixels in a way that cannot be read; save it as RGB or "
+                "grey with 8 or 16 unsigned bits a channel, or give an intact copy of it."
+            ) from error
         raise PhotoError(
             f"The file {name!r} cannot be read as a JPEG, PNG, TIFF or WebP photo; "
             "give one of these, or an intact copy of it."
         ) from error
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    width, height = image.size
+def _formats(data: bytes, name: str) -> tuple[str, ...]:
+    """The readers that the bytes may be given to."""
+    if not is_avif(data):
+        return "JPEG", "PNG", "TIFF", "WEBP"
+    if not features.check("avif"):
+        raise PhotoError(
+            f"The photo {name!r} is an AVIF file, which this build of Pillow cannot read: pip install -U pillow, or "
+            "save it as a JPEG, PNG or TIFF."
+        )
+    return ("AVIF",)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise PhotoError(
             f"The photo {name!r} has {width} x {height} pixels ({width * height / 1e6:.0f} MP), more than the limit of "
@@ -124,7 +160,7 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 def _check_kind(image: Image.Image, name: str) -> None:
     """Refuse animations and colour models that are not grey or RGB, before decoding."""
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+    if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise PhotoError(f"The file {name!r} is an animation; photodrag edits still photos: save one frame of it.")
     if image.mode not in ("1", "L", "LA", "I;16", "I;16B", "P", "PA", "RGB", "RGBX", "RGBA"):
         raise PhotoError(
@@ -134,8 +170,11 @@ def _check_kind(image: Image.Image, name: str) -> None:
 
 
 def _decode(image: Image.Image, data: bytes, name: str, stored: _Stored) -> Photo:
-    format: PhotoFormat = "JPEG" if image.format in ("JPEG", "MPO") else image.format  # type: ignore[assignment]
-    if format == "PNG" and data[24] == 16:
+    # AVIF can only be written with losses, so such a photo becomes a PNG.
+    format: PhotoFormat = {"MPO": "JPEG", "AVIF": "PNG"}.get(image.format or "", image.format)  # type: ignore[assignment]
+    if image.format == "AVIF" and avif_bits(data) > 8:
+        mode, channels = _decode_deep_avif(image, data)
+    elif image.format == "PNG" and data[24] == 16:
         image.load()
         mode, channels = _decode_png16(data)
     elif format == "TIFF" and 16 in _tiff_tag(image, TIFF_BITS):
@@ -144,20 +183,18 @@ def _decode(image: Image.Image, data: bytes, name: str, stored: _Stored) -> Phot
         mode, channels = _decode_8(image)
     if mode == "RGBA" and stored.premultiplied:
         mode = "RGBa"
-    exif, orientation = _exif_of(image)
+    exif, orientation, thumbnail = _exif_of(image)
     xmp = _xmp_of(image)
     if format == "TIFF":
         orientation = stored.orientation
+        exif = exchange_sides(exif) if exif and orientation in TURNED_BY_90 else exif
     if orientation != 1 and xmp:
         xmp = upright_xmp(xmp)
     channels = turn_upright(channels, orientation)
     tables, subsampling = _jpeg_coding(image)
-    dpi = image.info.get("dpi") if format == "JPEG" else None
-    if dpi and orientation >= 5:
-        dpi = (dpi[1], dpi[0])
     return Photo(
         pixels=_rgb(channels),
-        alpha=_contiguous(channels[..., -1]) if channels.shape[2] in (2, 4) else None,
+        alpha=contiguous(channels[..., -1]) if channels.shape[2] in (2, 4) else None,
         icc=image.info.get("icc_profile") or None,
         exif=exif,
         xmp=xmp,
@@ -166,8 +203,12 @@ def _decode(image: Image.Image, data: bytes, name: str, stored: _Stored) -> Phot
         jpeg_tables=tables,
         jpeg_subsampling=subsampling,
         jpeg_progressive=bool(image.info.get("progressive")),
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
-        png_chunks=_kept_png_chunks(data) if format == "PNG" else (),
+        dpi=_dpi_of(image, orientation),
+        png_chunks=_kept_png_chunks(image, data, orientation),
+        image_resources=_image_resources(image, data),
+        jpeg_segments=kept_segments(data) if format == "JPEG" else (),
+        has_thumbnail=thumbnail,
+        source_format="AVIF" if image.format == "AVIF" else "",
     )
 
 
@@ -185,11 +226,7 @@ def turn_upright(channels: Pixels, orientation: int) -> Pixels:
 def _rgb(channels: Pixels) -> Pixels:
     """[H,W,3] contiguous colours of [H,W,1..4] channels; grey is repeated."""
     colours = channels[..., [0, 0, 0]] if channels.shape[2] in (1, 2) else channels[..., :3]
-    return _contiguous(colours)
-
-
-def _contiguous(values: Pixels) -> Pixels:
-    return np.ascontiguousarray(values)  # type: ignore[return-value]
+    return contiguous(colours)
 
 
 def _decode_8(image: Image.Image) -> tuple[str, Pixels]:
@@ -242,6 +279,13 @@ def _decode_tiff16(image: Image.Image, data: bytes, name: str) -> tuple[str, Pix
     return "RGB", channels[..., :3]
 
 
+def _decode_deep_avif(image: Image.Image, data: bytes) -> tuple[str, Pixels]:
+    """All 10 or 12 bits of an AVIF (Pillow keeps 8 of them): mode and [H,W,C] uint16 over the whole range."""
+    image.load()
+    channels = to_16_bits(_decode_with_cv2(data), avif_bits(data))
+    return {1: "I;16", 3: "RGB", 4: "RGBA"}[channels.shape[2]], channels
+
+
 def _decode_with_cv2(data: bytes) -> NDArray[np.uint16]:
     """[H,W,C] uint16 in RGB order, C = 1, 3 or 4, orientation not applied."""
     import cv2
@@ -263,18 +307,18 @@ def _tiff_tag(image: Image.Image, tag: int) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _exif_of(image: Image.Image) -> tuple[bytes | None, int]:
-    """The upright EXIF block, and the orientation that the stored pixels have by it."""
+def _exif_of(image: Image.Image) -> tuple[bytes | None, int, bool]:
+    """The upright EXIF block, the orientation that the stored pixels have by it, and whether it had a thumbnail."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return _exif_of_tiff(image), 1
+        return _exif_of_tiff(image), 1, False
     block = image.info.get("exif")
     if not isinstance(block, bytes) and isinstance(image, PngImagePlugin.PngImageFile):
         # ImageMagick writes EXIF as hexadecimal text; only Pillow's accessor reads that.
         exif = image.getexif() if "Raw profile type exif" in image.info else None
         block = exif.tobytes() if exif else None
     if not block:
-        return None, 1
-    return upright_exif(block)
+        return None, 1, False
+    return *upright_exif(block), has_thumbnail(block)
 
 
 def _exif_of_tiff(image: TiffImagePlugin.TiffImageFile) -> bytes | None:
@@ -305,12 +349,38 @@ def _jpeg_coding(image: Image.Image) -> tuple[tuple[tuple[int, ...], ...] | None
     return tables or None, JpegImagePlugin.get_sampling(image)
 
 
-def _kept_png_chunks(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """The chunks of a PNG that say how to show and describe the picture, in file order."""
+def _image_resources(image: Image.Image, data: bytes) -> bytes | None:
+    """Photoshop's image resources of a JPEG or TIFF, with the IPTC fields that a TIFF has in a tag of their own."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        return resources_of_jpeg(data)
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None
+    # Read as bytes: many writers call IPTC numbers of 32 bits, of which Pillow keeps one.
+    resources, iptc = (tag_bytes(data, tag) for tag in (TIFF_IMAGE_RESOURCES, TIFF_IPTC))
+    kept = without_previews(resources) if resources else None
+    return with_iptc(kept, iptc) if iptc else kept
+
+
+def _dpi_of(image: Image.Image, orientation: int) -> tuple[float, float] | None:
+    """Dots per inch across and down the upright picture, None where the file says nothing sensible."""
+    across, down = (float(dots) for dots in image.info.get("dpi") or (0, 0))
+    if not (0 < across < math.inf and 0 < down < math.inf):
+        return None
+    return (down, across) if orientation in TURNED_BY_90 else (across, down)
+
+
+def _kept_png_chunks(image: Image.Image, data: bytes, orientation: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The chunks that say how a PNG shows and describes the upright picture, in file order; for AVIF its colours."""
+    if image.format == "AVIF" and not image.info.get("icc_profile"):
+        return avif_colours(data)
+    if image.format != "PNG":
+        return ()
     chunks, at = [], len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">L4s", data, at)
         body = data[at + 8 : at + 8 + length]
+        if kind == b"pHYs" and orientation in TURNED_BY_90:
+            body = body[4:8] + body[:4] + body[8:]
         if kind in KEPT_PNG_CHUNKS and len(body) == length and not body.startswith(DROPPED_TEXT):
             chunks.append((kind, body))
         at += 12 + length

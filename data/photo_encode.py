@@ -1,8 +1,11 @@
 """Photo -> bytes of a JPEG, PNG, TIFF or WebP file, at the bit depth and with the metadata of the photo."""
 
 import io
+import re
 import struct
+import warnings
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from data.errors import PhotoError
-from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, mark_ai_edited
+from data.exif_fitting import with_thumbnail, within
+from data.image_resources import encoded_segments, has_more_than_iptc, iptc_of
+from data.metadata import AI_EDITED, EXIF_PREFIX, TAG_EXIF_IFD, mark_ai_edited
 from data.photo_decode import (
     DAMAGE,
     DESCRIPTIVE_TIFF_TAGS,
@@ -19,6 +24,8 @@ from data.photo_decode import (
     PNG_SIGNATURE,
     TIFF_EXTRA,
     TIFF_GPS_IFD,
+    TIFF_IMAGE_RESOURCES,
+    TIFF_IPTC,
     TIFF_XMP,
     XMP_KEYWORD,
 )
@@ -26,8 +33,9 @@ from data.photo_type import Photo, PhotoFormat, to_u8
 
 DEFAULT_QUALITY = 95
 JPEG_SEGMENT_BYTES = 65533
-JPEG_XMP_BYTES = JPEG_SEGMENT_BYTES - 29
+JPEG_XMP_BYTES, JPEG_EXIF_BYTES = JPEG_SEGMENT_BYTES - 29, JPEG_SEGMENT_BYTES - len(EXIF_PREFIX)
 JPEG_MAX_SIDE_PX, WEBP_MAX_SIDE_PX = 65500, 16383
+METRES_PER_INCH, PNG_MAX_NUMBER = 0.0254, 2**31 - 1
 DEFLATE_LEVEL = 6
 STRIP_BYTES = 1 << 19
 """Uncompressed bytes of one TIFF strip, and of one step of the PNG encoder."""
@@ -44,12 +52,16 @@ def encode_photo(
     `format=None` keeps the container: PNG, TIFF and WebP are then lossless (WebP also where the input was lossy), JPEG
     uses the quantisation tables and the subsampling of the input. Another `format` converts: `quality` (1..100) then
     rules JPEG and WebP, and 16 bits are rounded to 8 for these two.
-    `edited` adds the IPTC digital source type of an AI-edited photo to the XMP.
+    `edited` adds the IPTC digital source type of an AI-edited photo and the name of this software to the XMP. A photo
+    whose EXIF held a thumbnail gets a new one (not in TIFF, whose EXIF has no place for it).
     Raises PhotoError where the format cannot hold the photo.
     """
     target = format or photo.format
     xmp = mark_ai_edited(photo.xmp) if edited else photo.xmp
     _check_target(photo, target)
+    if photo.exif and photo.has_thumbnail and target != "TIFF":
+        limit = JPEG_EXIF_BYTES if target == "JPEG" else None
+        photo = replace(photo, exif=with_thumbnail(photo.exif, photo, limit))
     if target == "JPEG":
         return _encode_jpeg(photo, xmp, quality)
     if target == "WEBP":
@@ -96,9 +108,8 @@ def _image_of(channels: NDArray[Any]) -> Image.Image:
 
 def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
     if xmp is not None and len(xmp) > JPEG_XMP_BYTES:
-        # A packet of another container may be longer than a JPEG segment; the mark of the edit has to stay.
-        xmp = mark_ai_edited(None)
-    exif = EXIF_PREFIX + photo.exif if photo.exif else b""
+        xmp = _shorter(xmp)
+    exif = within(photo.exif, JPEG_EXIF_BYTES) if photo.exif else None
     options: dict[str, Any] = {"progressive": photo.jpeg_progressive}
     if photo.format == "JPEG" and photo.jpeg_tables:
         options |= {"qtables": [list(table) for table in photo.jpeg_tables], "quality": -1}
@@ -111,11 +122,20 @@ def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
         options["icc_profile"] = photo.icc
     if xmp:
         options["xmp"] = xmp
-    if exif and len(exif) <= JPEG_SEGMENT_BYTES:
-        options["exif"] = exif
+    if exif:
+        options["exif"] = EXIF_PREFIX + exif
+    options["extra"] = encoded_segments(photo.jpeg_segments, photo.image_resources)
     out = io.BytesIO()
     _image_of(channels_of(photo)).save(out, "JPEG", **options)
     return out.getvalue()
+
+
+def _shorter(xmp: bytes) -> bytes | None:
+    """A packet without the spaces at its end that fits a JPEG segment; else only the mark of the edit, which stays."""
+    tight = re.sub(rb"\s+(?=<\?xpacket end)", b"\n", xmp)
+    if len(tight) <= JPEG_XMP_BYTES:
+        return tight
+    return mark_ai_edited(None) if AI_EDITED.encode() in xmp else None
 
 
 def _encode_webp(photo: Photo, xmp: bytes | None, *, lossless: bool, quality: int) -> bytes:
@@ -145,6 +165,9 @@ def _encode_png(photo: Photo, xmp: bytes | None) -> bytes:
     header = struct.pack(">LLBBBBB", width, height, 8 * channels.dtype.itemsize, colour_type, 0, 0, 0)
     chunks = [_chunk(b"IHDR", header)]
     chunks += [_chunk(kind, body) for kind, body in photo.png_chunks if not (photo.icc and kind == b"sRGB")]
+    if photo.dpi and not any(kind == b"pHYs" for kind, _ in photo.png_chunks):
+        across, down = (max(0, min(round(dots / METRES_PER_INCH), PNG_MAX_NUMBER)) for dots in photo.dpi)
+        chunks.append(_chunk(b"pHYs", struct.pack(">LLB", across, down, 1)))
     if photo.icc:
         chunks.append(_chunk(b"iCCP", b"ICC Profile\x00\x00" + zlib.compress(photo.icc)))
     if photo.exif:
@@ -223,8 +246,15 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     _tag(directory, 317, TYPE_SHORT, PREDICTOR_HORIZONTAL)
     if photo.alpha is not None:
         _tag(directory, TIFF_EXTRA, TYPE_SHORT, EXTRA_ASSOCIATED if photo.premultiplied else EXTRA_UNASSOCIATED)
+    if photo.dpi and 282 not in directory:
+        directory[282], directory[283], directory[296] = *photo.dpi, 2
     if xmp:
         _tag(directory, TIFF_XMP, TYPE_BYTE, xmp)
+    iptc = iptc_of(photo.image_resources)
+    if iptc:
+        _tag(directory, TIFF_IPTC, TYPE_UNDEFINED, iptc)
+    if photo.image_resources and has_more_than_iptc(photo.image_resources):
+        _tag(directory, TIFF_IMAGE_RESOURCES, TYPE_BYTE, photo.image_resources)
     if photo.icc:
         _tag(directory, 34675, TYPE_UNDEFINED, photo.icc)
     return b"II*\x00" + struct.pack("<L", 8) + directory.tobytes(8) + b"".join(strips)
@@ -236,22 +266,36 @@ def _tag(directory: TiffImagePlugin.ImageFileDirectory_v2, tag: int, type_: int,
 
 
 def _describe(directory: TiffImagePlugin.ImageFileDirectory_v2, exif_block: bytes | None) -> None:
-    """Copy what an EXIF block says about the photo into a TIFF directory; a damaged block says nothing."""
+    """Copy what an EXIF block says about the photo into a TIFF directory; what is damaged in it says nothing."""
     if not exif_block:
         return
     exif = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            exif.load(EXIF_PREFIX + exif_block)
+            described = {tag: exif[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in exif}
+            inner = {tag: dict(exif.get_ifd(tag)) for tag in (TAG_EXIF_IFD, TIFF_GPS_IFD)}
+        except DAMAGE:
+            return
+    for tag, value in described.items():
+        if _is_writable(tag, value):
+            directory[tag] = value
+    for tag, values in inner.items():
+        kept = {inner_tag: value for inner_tag, value in values.items() if _is_writable(inner_tag, value)}
+        if kept and _is_writable(tag, kept):
+            directory[tag] = kept
+
+
+def _is_writable(tag: int, value: Any) -> bool:
+    """Whether Pillow can write a TIFF tag with that value."""
+    trial = TiffImagePlugin.ImageFileDirectory_v2()
     try:
-        exif.load(EXIF_PREFIX + exif_block)
-        described = {tag: exif[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in exif}
-        described |= {tag: dict(exif.get_ifd(tag)) for tag in (TAG_EXIF_IFD, TIFF_GPS_IFD) if exif.get_ifd(tag)}
-        trial = TiffImagePlugin.ImageFileDirectory_v2()
-        for tag, value in described.items():
-            trial[tag] = value
+        trial[tag] = value
         trial.tobytes(8)
     except DAMAGE:
-        return
-    for tag, value in described.items():
-        directory[tag] = value
+        return False
+    return True
 
 
 def _tiff_strip(rows: NDArray[Any]) -> bytes:
