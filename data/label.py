@@ -16,7 +16,7 @@ CORNERS: tuple[Corner, ...] = ("top left", "top right", "bottom left", "bottom r
 DEFAULT_TEXT = "AI-edited"
 LETTERS_OF_SIDE = 0.03
 """Size of the letters as a part of the photo's shorter side."""
-SMALLEST_LETTERS_PX = 8
+SMALLEST_LETTERS_PX = 10
 WIDEST_OF_PHOTO = 0.9
 BACKGROUND_OPACITY = 0.6
 """Of the black box behind the white letters: they can be read on any photo, and the photo still shows."""
@@ -30,7 +30,7 @@ def label_photo(
     Letters are 3 % of the shorter side, smaller where the text would be wider than nine tenths of the photo; the
     box keeps half a letter clear round them. Everything outside the box stays bit for bit; inside it the photo is
     opaque.
-    Raises UsageError for an empty text and an unknown corner, PhotoError for a photo with no room for letters of 8 px.
+    Raises UsageError for an empty text and an unknown corner, PhotoError for a photo with no room for letters of 10 px.
     """
     if corner not in CORNERS:
         raise UsageError(f"The corner of the label is {corner!r}; allowed are {', '.join(CORNERS)}.")

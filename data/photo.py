@@ -65,7 +65,7 @@ def _read_bytes(path: Path) -> bytes:
         if not path.exists():
             raise PhotoError(f"There is no photo {str(path)!r}; check the path.")
         if not path.is_file():
-            raise PhotoError(f"{str(path)!r} is not a file; give the path of one JPEG, PNG, TIFF or WebP photo.")
+            raise PhotoError(f"{str(path)!r} is not a file; give the path of one photo.")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise PhotoError(
@@ -76,7 +76,7 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise PhotoError(f"The photo {str(path)!r} cannot be read ({error.strerror or error}).") from error
     if not data:
-        raise PhotoError(f"The file {path.name!r} is empty (0 bytes); give a JPEG, PNG, TIFF or WebP photo.")
+        raise PhotoError(f"The file {path.name!r} is empty (0 bytes); give a photo.")
     return data
 
 

@@ -55,9 +55,9 @@ DROPPED_TEXT = (XMP_KEYWORD + b"\x00", b"Raw profile type")
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANAR, TIFF_EXTRA, TIFF_SAMPLE_FORMAT = 258, 262, 284, 338, 339
 EXTRA_ASSOCIATED, EXTRA_UNASSOCIATED = 1, 2
 TIFF_XMP, TIFF_IPTC, TIFF_IMAGE_RESOURCES, TIFF_GPS_IFD = 700, 33723, 34377, 34853
-TIFF_ORIENTATION = 274
+TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION, TIFF_RESOLUTION_UNIT, UNIT_INCH = 282, 283, 296, 2
 _WORDS = (269, 270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-DESCRIPTIVE_TIFF_TAGS = (11, *_WORDS, 282, 283, 296, 285)
+DESCRIPTIVE_TIFF_TAGS = (11, 285, *_WORDS, TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION, TIFF_RESOLUTION_UNIT)
 """Tags of a TIFF's first directory that describe the photo rather than the layout of the file."""
 
 _pillow_limit_lock = threading.Lock()
@@ -130,7 +130,7 @@ def _open(data: bytes, name: str) -> Image.Image:
                 "grey with 8 or 16 unsigned bits a channel, or give an intact copy of it."
             ) from error
         raise PhotoError(
-            f"The file {name!r} cannot be read as a JPEG, PNG, TIFF or WebP photo; "
+            f"The file {name!r} cannot be read as a JPEG, PNG, TIFF, WebP, HEIC or AVIF photo; "
             "give one of these, or an intact copy of it."
         ) from error
 
@@ -176,7 +176,7 @@ def _decode(image: Image.Image, data: bytes, name: str, stored: _Stored) -> Phot
         mode, channels = _decode_deep_avif(image, data)
     elif image.format == "PNG" and data[24] == 16:
         image.load()
-        mode, channels = _decode_png16(data)
+        mode, channels = _decode_png16(data, image.info.get("transparency"))
     elif format == "TIFF" and 16 in _tiff_tag(image, TIFF_BITS):
         mode, channels = _decode_tiff16(image, data, name)
     else:
@@ -248,14 +248,21 @@ def _decode_8(image: Image.Image) -> tuple[str, Pixels]:
     return mode, channels if channels.ndim == 3 else channels[..., None]
 
 
-def _decode_png16(data: bytes) -> tuple[str, Pixels]:
-    """All 16 bits of a PNG (Pillow keeps 8 of them in colour): mode and [H,W,C] uint16."""
+def _decode_png16(data: bytes, transparent: object) -> tuple[str, Pixels]:
+    """All 16 bits of a PNG (Pillow keeps 8 of them in colour): mode and [H,W,C] uint16.
+
+    transparent: what Pillow says of a colour that stands for transparency.
+    """
     channels = _decode_with_cv2(data)
     grey = data[25] in (0, 4)
     if not grey:
         return ("RGBA" if channels.shape[2] == 4 else "RGB"), channels
     if channels.shape[2] == 4:
         return "LA", channels[..., 2:]
+    if isinstance(transparent, int):
+        grey_values = channels[..., :1]
+        opaque = np.where(grey_values == transparent, 0, 65535).astype(np.uint16)
+        return "LA", np.concatenate([grey_values, opaque], axis=2)
     return "I;16", channels[..., :1]
 
 
@@ -363,6 +370,8 @@ def _image_resources(image: Image.Image, data: bytes) -> bytes | None:
 
 def _dpi_of(image: Image.Image, orientation: int) -> tuple[float, float] | None:
     """Dots per inch across and down the upright picture, None where the file says nothing sensible."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and TIFF_X_RESOLUTION not in image.tag_v2:
+        return None  # Pillow would say 1
     across, down = (float(dots) for dots in image.info.get("dpi") or (0, 0))
     if not (0 < across < math.inf and 0 < down < math.inf):
         return None

@@ -26,7 +26,11 @@ from data.photo_decode import (
     TIFF_GPS_IFD,
     TIFF_IMAGE_RESOURCES,
     TIFF_IPTC,
+    TIFF_RESOLUTION_UNIT,
+    TIFF_X_RESOLUTION,
     TIFF_XMP,
+    TIFF_Y_RESOLUTION,
+    UNIT_INCH,
     XMP_KEYWORD,
 )
 from data.photo_type import Photo, PhotoFormat, to_u8
@@ -246,8 +250,9 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     _tag(directory, 317, TYPE_SHORT, PREDICTOR_HORIZONTAL)
     if photo.alpha is not None:
         _tag(directory, TIFF_EXTRA, TYPE_SHORT, EXTRA_ASSOCIATED if photo.premultiplied else EXTRA_UNASSOCIATED)
-    if photo.dpi and 282 not in directory:
-        directory[282], directory[283], directory[296] = *photo.dpi, 2
+    if photo.dpi and TIFF_X_RESOLUTION not in directory:
+        directory[TIFF_X_RESOLUTION], directory[TIFF_Y_RESOLUTION] = photo.dpi
+        directory[TIFF_RESOLUTION_UNIT] = UNIT_INCH
     if xmp:
         _tag(directory, TIFF_XMP, TYPE_BYTE, xmp)
     iptc = iptc_of(photo.image_resources)

@@ -17,7 +17,6 @@ from data.photo_type import Photo, PhotoFormat, Pixels, contiguous
 
 AVIF_BRANDS = (b"avif", b"avis")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1")
-SEQUENCE_BRANDS = (b"hevc", b"hevx", b"hevm", b"hevs", b"msf1", b"avis")
 
 UNSPECIFIED, USUAL_PRIMARIES, USUAL_TRANSFERS = 2, (1, 2), (1, 2, 6, 13)
 """Code points (ITU-T H.273) that mean sRGB or nothing: they need no chunk in a PNG."""
@@ -92,8 +91,9 @@ def decode_heif(data: bytes, name: str, check_size: Callable[[int, int], None]) 
         check_size(*picture.size)
         return _photo_of(np.asarray(picture), picture.info, premultiplied=bool(picture.premultiplied_alpha))
     except DAMAGE as error:
+        reason = " ".join(str(error).split())
         raise PhotoError(
-            f"The photo {name!r} is damaged or incomplete and cannot be decoded ({error}); give an intact copy of it."
+            f"The photo {name!r} is damaged or incomplete and cannot be decoded ({reason}); give an intact copy of it."
         ) from error
 
 

@@ -79,6 +79,18 @@ def camera_exif(
     return bytes(block) + (thumbnail or b"") + behind
 
 
+class RawExif(Image.Exif):
+    """A block that Pillow's AVIF writer stores as it is, as cameras do, with the turn in the container as well."""
+
+    def __init__(self, block: bytes, orientation: int) -> None:
+        super().__init__()
+        self.block = block
+        self[274], self[271] = orientation, "any other tag"
+
+    def tobytes(self, offset: int = 8) -> bytes:
+        return self.block
+
+
 def parsed_exif(block: bytes) -> Image.Exif:
     exif = Image.Exif()
     exif.load(b"Exif\x00\x00" + block.removeprefix(b"Exif\x00\x00"))
