@@ -19,7 +19,7 @@ from data.metadata import (
     byte_order,
     thumbnail_link_at,
 )
-from data.photo_decode import DAMAGE
+from data.photo_tiff import DAMAGE
 from data.photo_type import Photo, contiguous, to_u8
 
 THUMBNAIL_SIDE_PX, THUMBNAIL_BYTES = 160, 20_000

@@ -5,46 +5,37 @@ import math
 import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, features
 
 from data.errors import PhotoError
 from data.image_resources import kept_segments, resources_of_jpeg, with_iptc, without_previews
 from data.metadata import (
-    EXIF_PREFIX,
-    TAG_EXIF_IFD,
     TURNED_BY_90,
     exchange_sides,
     has_thumbnail,
-    replace_tag,
-    set_upright,
     tag_bytes,
     upright_exif,
     upright_xmp,
 )
-from data.photo_heif import avif_bits, avif_colours, decode_heif, is_avif, is_heif, to_16_bits
-from data.photo_type import Photo, PhotoFormat, Pixels, contiguous
-
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    MemoryError,
+from data.photo_deep import decode_deep_avif, decode_png16, decode_tiff16
+from data.photo_heif import avif_bits, avif_colours, decode_heif, is_avif, is_heif
+from data.photo_tiff import (
+    DAMAGE,
+    STORED_AS_SHOWN,
+    TIFF_BITS,
+    TIFF_IMAGE_RESOURCES,
+    TIFF_IPTC,
+    TIFF_X_RESOLUTION,
+    Stored,
+    exif_of_tiff,
+    tiff_tag,
+    with_raw_pixels,
 )
-"""What Pillow's readers raise on damaged files."""
+from data.photo_type import Photo, PhotoFormat, Pixels, contiguous
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_PNG_CHUNKS = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tEXt", b"iTXt")
@@ -52,26 +43,7 @@ XMP_KEYWORD = b"XML:com.adobe.xmp"
 DROPPED_TEXT = (XMP_KEYWORD + b"\x00", b"Raw profile type")
 """Text chunks that repeat the XMP or hold metadata of the photo before it was turned upright."""
 
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANAR, TIFF_EXTRA, TIFF_SAMPLE_FORMAT = 258, 262, 284, 338, 339
-EXTRA_ASSOCIATED, EXTRA_UNASSOCIATED = 1, 2
-TIFF_XMP, TIFF_IPTC, TIFF_IMAGE_RESOURCES, TIFF_GPS_IFD = 700, 33723, 34377, 34853
-TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION, TIFF_RESOLUTION_UNIT, UNIT_INCH = 282, 283, 296, 2
-_WORDS = (269, 270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-DESCRIPTIVE_TIFF_TAGS = (11, 285, *_WORDS, TIFF_X_RESOLUTION, TIFF_Y_RESOLUTION, TIFF_RESOLUTION_UNIT)
-"""Tags of a TIFF's first directory that describe the photo rather than the layout of the file."""
-
 _pillow_limit_lock = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """What a TIFF said about its stored pixels: EXIF orientation, and whether they are multiplied by the alpha."""
-
-    orientation: int
-    premultiplied: bool
-
-
-_STORED_AS_SHOWN = _Stored(1, False)
 
 
 def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
@@ -83,9 +55,9 @@ def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
     """
     if is_heif(data):
         return decode_heif(data, name, lambda width, height: _check_size((width, height), name, max_pixels))
-    stored = _STORED_AS_SHOWN
+    stored = STORED_AS_SHOWN
     if data[:4] in (b"II*\x00", b"MM\x00*"):
-        data, stored = _with_raw_pixels(data)
+        data, stored = with_raw_pixels(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(data, name)
@@ -98,13 +70,6 @@ def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
                 f"The photo {name!r} is damaged or incomplete and cannot be decoded ({error}); "
                 "give an intact copy of it."
             ) from error
-
-
-def _with_raw_pixels(tiff: bytes) -> tuple[bytes, _Stored]:
-    """A TIFF that no reader turns or divides by its alpha, which would lose bits, and what it said before."""
-    tiff, orientation = set_upright(tiff)
-    tiff, associated = replace_tag(tiff, TIFF_EXTRA, {EXTRA_ASSOCIATED: EXTRA_UNASSOCIATED})
-    return tiff, _Stored(orientation, associated is not None)
 
 
 @contextmanager
@@ -169,16 +134,16 @@ def _check_kind(image: Image.Image, name: str) -> None:
         )
 
 
-def _decode(image: Image.Image, data: bytes, name: str, stored: _Stored) -> Photo:
+def _decode(image: Image.Image, data: bytes, name: str, stored: Stored) -> Photo:
     # AVIF can only be written with losses, so such a photo becomes a PNG.
     format: PhotoFormat = {"MPO": "JPEG", "AVIF": "PNG"}.get(image.format or "", image.format)  # type: ignore[assignment]
     if image.format == "AVIF" and avif_bits(data) > 8:
-        mode, channels = _decode_deep_avif(image, data)
+        mode, channels = decode_deep_avif(image, data)
     elif image.format == "PNG" and data[24] == 16:
         image.load()
-        mode, channels = _decode_png16(data, image.info.get("transparency"))
-    elif format == "TIFF" and 16 in _tiff_tag(image, TIFF_BITS):
-        mode, channels = _decode_tiff16(image, data, name)
+        mode, channels = decode_png16(data, image.info.get("transparency"))
+    elif format == "TIFF" and 16 in tiff_tag(image, TIFF_BITS):
+        mode, channels = decode_tiff16(image, data, name)
     else:
         mode, channels = _decode_8(image)
     if mode == "RGBA" and stored.premultiplied:
@@ -248,76 +213,10 @@ def _decode_8(image: Image.Image) -> tuple[str, Pixels]:
     return mode, channels if channels.ndim == 3 else channels[..., None]
 
 
-def _decode_png16(data: bytes, transparent: object) -> tuple[str, Pixels]:
-    """All 16 bits of a PNG (Pillow keeps 8 of them in colour): mode and [H,W,C] uint16.
-
-    transparent: what Pillow says of a colour that stands for transparency.
-    """
-    channels = _decode_with_cv2(data)
-    grey = data[25] in (0, 4)
-    if not grey:
-        return ("RGBA" if channels.shape[2] == 4 else "RGB"), channels
-    if channels.shape[2] == 4:
-        return "LA", channels[..., 2:]
-    if isinstance(transparent, int):
-        grey_values = channels[..., :1]
-        opaque = np.where(grey_values == transparent, 0, 65535).astype(np.uint16)
-        return "LA", np.concatenate([grey_values, opaque], axis=2)
-    return "I;16", channels[..., :1]
-
-
-def _decode_tiff16(image: Image.Image, data: bytes, name: str) -> tuple[str, Pixels]:
-    """All 16 bits of a TIFF: mode and [H,W,C] uint16."""
-    if set(_tiff_tag(image, TIFF_BITS)) != {16} or set(_tiff_tag(image, TIFF_SAMPLE_FORMAT)) - {1}:
-        raise PhotoError(f"The TIFF {name!r} mixes sample types; save it as RGB with 8 or 16 unsigned bits a channel.")
-    planar = _tiff_tag(image, TIFF_PLANAR)
-    if image.mode.startswith("RGB") and planar and planar[0] == 2:
-        raise PhotoError(
-            f"The 16-bit TIFF {name!r} stores its colours in separate planes; save it interleaved (per pixel)."
-        )
-    channels = _decode_with_cv2(data)
-    photometric = _tiff_tag(image, TIFF_PHOTOMETRIC)
-    if photometric and photometric[0] == 0:
-        channels = 65535 - channels
-    if channels.shape[2] == 1:
-        return "I;16", channels
-    if channels.shape[2] == 4 and image.mode == "RGBA":
-        return "RGBA", channels
-    return "RGB", channels[..., :3]
-
-
-def _decode_deep_avif(image: Image.Image, data: bytes) -> tuple[str, Pixels]:
-    """All 10 or 12 bits of an AVIF (Pillow keeps 8 of them): mode and [H,W,C] uint16 over the whole range."""
-    image.load()
-    channels = to_16_bits(_decode_with_cv2(data), avif_bits(data))
-    return {1: "I;16", 3: "RGB", 4: "RGBA"}[channels.shape[2]], channels
-
-
-def _decode_with_cv2(data: bytes) -> NDArray[np.uint16]:
-    """[H,W,C] uint16 in RGB order, C = 1, 3 or 4, orientation not applied."""
-    import cv2
-
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(error.err) from error
-    if decoded is None or decoded.dtype != np.uint16:
-        raise ValueError("the 16-bit pixels cannot be decoded")
-    channels = decoded.astype(np.uint16, copy=False)
-    return channels[..., None] if channels.ndim == 2 else channels[..., [2, 1, 0, 3][: channels.shape[2]]]
-
-
-def _tiff_tag(image: Image.Image, tag: int) -> tuple[int, ...]:
-    """The values of a TIFF tag, () where it is missing."""
-    assert isinstance(image, TiffImagePlugin.TiffImageFile), image.format
-    value = image.tag_v2.get(tag, ())
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _exif_of(image: Image.Image) -> tuple[bytes | None, int, bool]:
     """The upright EXIF block, the orientation that the stored pixels have by it, and whether it had a thumbnail."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return _exif_of_tiff(image), 1, False
+        return exif_of_tiff(image), 1, False
     block = image.info.get("exif")
     if not isinstance(block, bytes) and isinstance(image, PngImagePlugin.PngImageFile):
         # ImageMagick writes EXIF as hexadecimal text; only Pillow's accessor reads that.
@@ -326,19 +225,6 @@ def _exif_of(image: Image.Image) -> tuple[bytes | None, int, bool]:
     if not block:
         return None, 1, False
     return *upright_exif(block), has_thumbnail(block)
-
-
-def _exif_of_tiff(image: TiffImagePlugin.TiffImageFile) -> bytes | None:
-    """A free-standing EXIF block with what the TIFF's directories say about the photo, None where they say nothing."""
-    source, exif = image.getexif(), Image.Exif()
-    for tag in DESCRIPTIVE_TIFF_TAGS:
-        if tag in source:
-            exif[tag] = source[tag]
-    for tag in (TAG_EXIF_IFD, TIFF_GPS_IFD):
-        directory = source.get_ifd(tag)
-        if directory:
-            exif[tag] = dict(directory)
-    return exif.tobytes().removeprefix(EXIF_PREFIX) if len(exif) else None
 
 
 def _xmp_of(image: Image.Image) -> bytes | None:

@@ -3,7 +3,6 @@
 import io
 import re
 import struct
-import warnings
 import zlib
 from dataclasses import replace
 from typing import Any
@@ -15,15 +14,12 @@ from PIL import Image, TiffImagePlugin
 from data.errors import PhotoError
 from data.exif_fitting import with_thumbnail, within
 from data.image_resources import encoded_segments, has_more_than_iptc, iptc_of
-from data.metadata import AI_EDITED, EXIF_PREFIX, TAG_EXIF_IFD, mark_ai_edited
-from data.photo_decode import (
-    DAMAGE,
-    DESCRIPTIVE_TIFF_TAGS,
+from data.metadata import AI_EDITED, EXIF_PREFIX, mark_ai_edited
+from data.photo_decode import PNG_SIGNATURE, XMP_KEYWORD
+from data.photo_tiff import (
     EXTRA_ASSOCIATED,
     EXTRA_UNASSOCIATED,
-    PNG_SIGNATURE,
     TIFF_EXTRA,
-    TIFF_GPS_IFD,
     TIFF_IMAGE_RESOURCES,
     TIFF_IPTC,
     TIFF_RESOLUTION_UNIT,
@@ -31,7 +27,7 @@ from data.photo_decode import (
     TIFF_XMP,
     TIFF_Y_RESOLUTION,
     UNIT_INCH,
-    XMP_KEYWORD,
+    describe,
 )
 from data.photo_type import Photo, PhotoFormat, to_u8
 
@@ -234,7 +230,7 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     rows = max(1, STRIP_BYTES // (width * count * channels.dtype.itemsize))
     strips = [_tiff_strip(channels[top : top + rows]) for top in range(0, height, rows)]
     directory = TiffImagePlugin.ImageFileDirectory_v2()
-    _describe(directory, photo.exif)
+    describe(directory, photo.exif)
     sizes = [len(strip) for strip in strips]
     _tag(directory, 256, TYPE_LONG, width)
     _tag(directory, 257, TYPE_LONG, height)
@@ -268,39 +264,6 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
 def _tag(directory: TiffImagePlugin.ImageFileDirectory_v2, tag: int, type_: int, value: Any) -> None:
     directory.tagtype[tag] = type_
     directory[tag] = value
-
-
-def _describe(directory: TiffImagePlugin.ImageFileDirectory_v2, exif_block: bytes | None) -> None:
-    """Copy what an EXIF block says about the photo into a TIFF directory; what is damaged in it says nothing."""
-    if not exif_block:
-        return
-    exif = Image.Exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            exif.load(EXIF_PREFIX + exif_block)
-            described = {tag: exif[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in exif}
-            inner = {tag: dict(exif.get_ifd(tag)) for tag in (TAG_EXIF_IFD, TIFF_GPS_IFD)}
-        except DAMAGE:
-            return
-    for tag, value in described.items():
-        if _is_writable(tag, value):
-            directory[tag] = value
-    for tag, values in inner.items():
-        kept = {inner_tag: value for inner_tag, value in values.items() if _is_writable(inner_tag, value)}
-        if kept and _is_writable(tag, kept):
-            directory[tag] = kept
-
-
-def _is_writable(tag: int, value: Any) -> bool:
-    """Whether Pillow can write a TIFF tag with that value."""
-    trial = TiffImagePlugin.ImageFileDirectory_v2()
-    try:
-        trial[tag] = value
-        trial.tobytes(8)
-    except DAMAGE:
-        return False
-    return True
 
 
 def _tiff_strip(rows: NDArray[Any]) -> bytes:

@@ -18,6 +18,7 @@ from data.errors import PhotoError
 from data.metadata import AI_EDITED, IPTC_EXT, mark_ai_edited, upright_exif
 from data.photo import Photo, encode_photo, read_photo, suffix_for, to_u8, write_photo
 from data.photo_decode import decode_photo
+from tests.photo_sources import IPTC, camera_exif, resource
 
 LOSSLESS = ("PNG", "TIFF", "WEBP")
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -372,7 +373,15 @@ def test_xmp_that_says_nothing_gets_a_new_packet(xmp: bytes | None) -> None:
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_damage_never_escapes_as_another_error(data: st.DataObject) -> None:
     format = data.draw(st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP"]))
-    photo = Photo(smooth(12, 9), icc=ICC[:200], exif=exif_block(6), xmp=XMP, format=format)
+    photo = Photo(
+        smooth(12, 9),
+        icc=ICC[:200],
+        exif=camera_exif(),
+        xmp=XMP,
+        image_resources=resource(0x0404, IPTC),
+        has_thumbnail=True,
+        format=format,
+    )
     encoded = bytearray(encode_photo(photo, edited=False))
     for _ in range(data.draw(st.integers(1, 4))):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))

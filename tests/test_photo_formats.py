@@ -210,6 +210,25 @@ def test_damaged_heic_and_large_heic_are_refused() -> None:
         decode_photo(whole, "x", 3000)
 
 
+@pytest.mark.parametrize("format", ["HEIC", pytest.param("AVIF", marks=needs_avif)])
+def test_damage_of_heic_and_avif_never_escapes_as_another_error(format: str) -> None:
+    exif = camera_exif(">", 6)
+    if format == "HEIC":
+        whole = heif("RGB", striped(48, 64), exif=b"Exif\x00\x00" + exif, xmp=XMP, icc_profile=ICC)
+    else:
+        whole = encoded(Image.fromarray(striped(48, 64)), "AVIF", exif=RawExif(exif, 6), xmp=XMP, icc_profile=ICC)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.integers(0, len(whole), 3):
+            damaged[at] = random.integers(0, 256)
+        try:
+            back = read(bytes(damaged))
+        except PhotoError:
+            continue
+        encode_photo(back, edited=True)
+
+
 def test_folders_take_photos_of_every_format_that_is_read() -> None:
     assert {".jpg", ".png", ".tif", ".webp", ".heic", ".heif", ".avif"} <= set(read_suffixes())
 
