@@ -14,6 +14,9 @@ MARKER_SCAN, MARKER_COMMENT, MARKER_APP1, MARKER_APP13 = 0xDA, 0xFE, 0xE1, 0xED
 MARKERS_ALONE = (0x01, *range(0xD0, 0xDA))
 RESOURCES_PREFIX = b"Photoshop 3.0\x00"
 EXTENDED_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/\x00"
+EXTENDED_XMP_HEADER_BYTES = len(EXTENDED_XMP_PREFIX) + 32 + 4 + 4
+PICTURES_IN_XMP = (b"GImage:", b"GDepth:", b":Thumbnails")
+"""What names a copy of the photo, or its depth, inside extended XMP: both are of the photo before the edit."""
 SEGMENT_BYTES = 65533
 """The longest body of a JPEG segment."""
 
@@ -90,12 +93,14 @@ def resources_of_jpeg(jpeg: bytes) -> bytes | None:
 
 
 def kept_segments(jpeg: bytes) -> tuple[tuple[int, bytes], ...]:
-    """(marker, body) of a JPEG's comments and of its extended XMP."""
-    return tuple(
-        (marker, body)
-        for marker, body in _segments(jpeg)
-        if marker == MARKER_COMMENT or (marker == MARKER_APP1 and body.startswith(EXTENDED_XMP_PREFIX))
-    )
+    """(marker, body) of a JPEG's comments and of its extended XMP, unless that holds a copy of the photo."""
+    found = list(_segments(jpeg))
+    comments = [(marker, body) for marker, body in found if marker == MARKER_COMMENT]
+    extended = [
+        (marker, body) for marker, body in found if marker == MARKER_APP1 and body.startswith(EXTENDED_XMP_PREFIX)
+    ]
+    packet = b"".join(body[EXTENDED_XMP_HEADER_BYTES:] for _, body in extended)
+    return tuple(comments if any(name in packet for name in PICTURES_IN_XMP) else comments + extended)
 
 
 def encoded_segments(segments: tuple[tuple[int, bytes], ...], resources: bytes | None) -> bytes:

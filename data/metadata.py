@@ -264,7 +264,11 @@ def mark_ai_edited(xmp: bytes | None) -> bytes:
 
 
 def _without_statement(text: str) -> tuple[str, str]:
-    """The packet without source type and AI system, and the AI system (as XML text, unquoted) that it named."""
+    """The packet without source type, AI system and previews, and the AI system (as XML text) that it named.
+
+    Previews (`xmp:Thumbnails`) show the photo before the edit.
+    """
+    text = re.sub(r"<([\w.-]+):Thumbnails\b[^<>]*>.*?</\1:Thumbnails\s*>", "", text, flags=re.DOTALL)
     text, _ = _without_property(text, "DigitalSourceType")
     return _without_property(text, "AISystemUsed")
 

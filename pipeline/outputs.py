@@ -405,7 +405,7 @@ INVERT = StageSpec("invert", 2, _save_inverted, _load_inverted, _course_facts)
 MEASURE = StageSpec("measure", 1, _save_measured, _load_measured, _measured_facts)
 SAMPLE = StageSpec("sample", 1, _save_sampled, _load_sampled, _no_facts)
 EDIT = StageSpec("edit", 11, _save_dragged, _load_dragged, _course_facts)
-BLEND = StageSpec("blend", 1, _save_blended, _load_blend, _blend_facts)
+BLEND = StageSpec("blend", 2, _save_blended, _load_blend, _blend_facts)
 
 
 def tune_spec(inversion: Inversion, generator: Generator) -> StageSpec[Fitted, Fitted]:

@@ -167,6 +167,20 @@ def test_comments_and_long_xmp_of_a_jpeg_are_kept() -> None:
         assert image.info["comment"] == b"by hand"
 
 
+def test_copies_of_the_photo_inside_xmp_do_not_outlive_the_edit() -> None:
+    prefix = b"http://ns.adobe.com/xmp/extension/\x00" + b"A" * 32 + struct.pack(">LL", 40, 0)
+    halves = b"<rdf:Description GIma", b'ge:Data="the face before"/>'
+    extended = b"".join(segment(0xE1, prefix + half) for half in halves)
+    assert b"before" not in encode_photo(read(with_segments(jpeg(striped(9, 9)), extended)), edited=True)
+    preview = b"<xmp:Thumbnails><rdf:Alt><rdf:li>the face before</rdf:li></rdf:Alt></xmp:Thumbnails>"
+    inside = (
+        b'<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/">' + preview + b"</rdf:Description>"
+    )
+    marked = mark_ai_edited(XMP.replace(b"</rdf:RDF>", inside + b"</rdf:RDF>"))
+    assert b"before" not in marked
+    assert said(marked, "DigitalSourceType") == [AI_EDITED]
+
+
 @pytest.mark.parametrize("target", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 def test_resolution_is_kept_and_converted(format: str, target: str) -> None:
