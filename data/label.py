@@ -1,6 +1,7 @@
 """A visible label in a corner of a photo: "AI-edited", or what the user wants to say."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,26 +19,35 @@ LETTERS_OF_SIDE = 0.03
 """Size of the letters as a part of the photo's shorter side."""
 SMALLEST_LETTERS_PX = 10
 WIDEST_OF_PHOTO = 0.9
+NO_LETTER, COMPARED_LETTERS_PX = "\U0010fffe", 40
+"""A code point that no font has, and the size at which its box is told from letters."""
 BACKGROUND_OPACITY = 0.6
 """Of the black box behind the white letters: they can be read on any photo, and the photo still shows."""
 
 
 def label_photo(
-    photo: Photo, text: str = DEFAULT_TEXT, corner: Corner = "bottom right"
+    photo: Photo, text: str = DEFAULT_TEXT, corner: Corner = "bottom right", font: Path | str | None = None
 ) -> tuple[Photo, NDArray[np.bool_]]:
     """The photo with white letters on a darkened box in a corner, and [H,W] bool of the pixels that may differ.
 
     Letters are 3 % of the shorter side, smaller where the text would be wider than nine tenths of the photo; the
     box keeps half a letter clear round them. Everything outside the box stays bit for bit; inside it the photo is
-    opaque.
-    Raises UsageError for an empty text and an unknown corner, PhotoError for a photo with no room for letters of 10 px.
+    opaque. font: a TrueType or OpenType file; None for the one that Pillow ships, which has no accents.
+    Raises UsageError for an empty text, letters that the font lacks, a font that cannot be read and an unknown corner,
+    PhotoError for a photo with no room for letters of 10 px.
     """
     if corner not in CORNERS:
         raise UsageError(f"The corner of the label is {corner!r}; allowed are {', '.join(CORNERS)}.")
     text = " ".join(text.split())
     if not text:
         raise UsageError("The text of the label is empty; give some, such as 'AI-edited'.")
-    letters = _letters(text, photo.shape_hw)
+    missing = _missing(text, font)
+    if missing:
+        raise UsageError(
+            f"The label's font has no letter for {missing!r} in {text!r}; give a text in plain Latin letters or "
+            "another font file."
+        )
+    letters = _letters(text, photo.shape_hw, font)
     height, width = letters.shape
     spare = min(photo.shape_hw[0] - height, photo.shape_hw[1] - width)
     margin = min(max(1, height // 4), spare // 2)
@@ -57,14 +67,32 @@ def label_photo(
     return replace(photo, pixels=pixels, alpha=alpha), mask
 
 
-def _letters(text: str, shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def _font(file: Path | str | None, size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if file is None:
+        return ImageFont.load_default(size_px)
+    try:
+        return ImageFont.truetype(str(file), size_px)
+    except OSError as error:
+        raise UsageError(
+            f"The font {str(file)!r} cannot be read ({error}); give a TrueType or OpenType file."
+        ) from error
+
+
+def _missing(text: str, file: Path | str | None) -> str:
+    """The first letter of the text that the font lacks (it would be drawn as a box), "" where it has all."""
+    font = _font(file, COMPARED_LETTERS_PX)
+    lacking = bytes(font.getmask(NO_LETTER))
+    return next((letter for letter in text if bytes(font.getmask(letter)) == lacking and letter != " "), "")
+
+
+def _letters(text: str, shape_hw: tuple[int, int], font: Path | str | None) -> NDArray[np.uint8]:
     """[h,w] uint8 of how much each pixel of the box is covered by the text, at the size that suits the photo."""
     height, width = shape_hw
     size = max(SMALLEST_LETTERS_PX, round(LETTERS_OF_SIDE * min(height, width)))
-    drawn = _drawn(text, size)
+    drawn = _drawn(text, size, font)
     if drawn.shape[1] > WIDEST_OF_PHOTO * width:
         size = max(SMALLEST_LETTERS_PX, int(size * WIDEST_OF_PHOTO * width / drawn.shape[1]))
-        drawn = _drawn(text, size)
+        drawn = _drawn(text, size, font)
     if drawn.shape[0] + 2 > height or drawn.shape[1] + 2 > width:
         raise PhotoError(
             f"A photo of {width} x {height} pixels has no room for the label {text!r}, which needs at least "
@@ -73,9 +101,9 @@ def _letters(text: str, shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
     return drawn
 
 
-def _drawn(text: str, size_px: int) -> NDArray[np.uint8]:
+def _drawn(text: str, size_px: int, file: Path | str | None) -> NDArray[np.uint8]:
     """[h,w] uint8 of a text in letters of that size, with a margin of half a letter round it."""
-    font = ImageFont.load_default(size_px)
+    font = _font(file, size_px)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     margin = (size_px + 1) // 2
     image = Image.new("L", (right - left + 2 * margin, bottom - top + 2 * margin))

@@ -1,5 +1,8 @@
 """The visible label: where it is, that it can be read, and that nothing outside its box changes."""
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 
@@ -52,6 +55,12 @@ def test_a_label_on_transparency_is_opaque() -> None:
         assert not photo.alpha.any() and not photo.pixels.any(), "the photo that was given stays as it was"
 
 
+def test_another_font_brings_the_letters_that_the_shipped_one_lacks() -> None:
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    labelled, mask = label_photo(grey_photo(600, 900), "Modifié par l'IA", font=font)
+    assert (labelled.pixels[mask] > 200).any()
+
+
 def test_labels_that_do_not_fit_and_wrong_corners_are_refused() -> None:
     with pytest.raises(
         PhotoError, match=r"A photo of 1 x 500 pixels has no room for the label 'AI-edited', which needs"
@@ -61,6 +70,11 @@ def test_labels_that_do_not_fit_and_wrong_corners_are_refused() -> None:
         label_photo(grey_photo(300, 300), "word " * 200)
     with pytest.raises(UsageError, match="The text of the label is empty"):
         label_photo(grey_photo(300, 300), " \n")
+    with pytest.raises(UsageError, match="has no letter for '画' in '画 AI'; give a text in plain Latin letters or"):
+        label_photo(grey_photo(300, 300), "画 AI")
+    label_photo(grey_photo(2000, 9000), "".join(chr(code) for code in range(33, 127)))
+    with pytest.raises(UsageError, match=r"The font 'absent.ttf' cannot be read \(.*\); give a TrueType or OpenType"):
+        label_photo(grey_photo(300, 300), font="absent.ttf")
     with pytest.raises(UsageError, match="The corner of the label is 'middle'; allowed are top left, top right,"):
         label_photo(grey_photo(300, 300), corner="middle")
     for height in range(10, 40):
