@@ -8,16 +8,21 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from xml.etree import ElementTree
 
 EXIF_PREFIX = b"Exif\x00\x00"
 TAG_ORIENTATION, TAG_EXIF_IFD, TAG_WIDTH_PX, TAG_HEIGHT_PX = 0x0112, 0x8769, 0xA002, 0xA003
+TAG_X_RESOLUTION, TAG_Y_RESOLUTION = 0x011A, 0x011B
+TAG_THUMBNAIL_AT, TAG_THUMBNAIL_BYTES = 0x0201, 0x0202
 TYPE_SHORT, TYPE_LONG = 3, 4
+TYPE_BYTES = {1: 1, 2: 1, TYPE_SHORT: 2, TYPE_LONG: 4, 6: 1, 7: 1}
 TURNED_BY_90 = (5, 6, 7, 8)
 """Orientations whose upright picture has the stored width as its height."""
 
 AI_EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC digital source type: a photograph with parts made by a trained model."""
+SOFTWARE = "photodrag"
 IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 
@@ -29,7 +34,7 @@ _EMPTY_PACKET = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """One 12-byte directory entry: its tag, type, count and the position of its 4-byte value field."""
 
     tag: int
@@ -38,22 +43,22 @@ class _Entry:
     value_at: int
 
 
-def _byte_order(block: bytes | bytearray) -> str | None:
+def byte_order(block: bytes | bytearray) -> str | None:
     """The struct prefix of a classic TIFF block, or None where it is not one."""
     return {b"II*\x00": "<", b"MM\x00*": ">"}.get(bytes(block[:4]))
 
 
-def _entries(block: bytes | bytearray, order: str, ifd_at: int) -> Iterator[_Entry]:
+def directory_entries(block: bytes | bytearray, order: str, ifd_at: int) -> Iterator[Entry]:
     """The entries of the directory at a byte offset; stops quietly where the block ends."""
     if not 8 <= ifd_at <= len(block) - 2:
         return
     (count,) = struct.unpack_from(order + "H", block, ifd_at)
     for at in range(ifd_at + 2, min(ifd_at + 2 + 12 * count, len(block) - 11), 12):
         tag, type_, values = struct.unpack_from(order + "HHL", block, at)
-        yield _Entry(tag, type_, values, at + 8)
+        yield Entry(tag, type_, values, at + 8)
 
 
-def _read_number(block: bytes | bytearray, order: str, entry: _Entry) -> int | None:
+def read_number(block: bytes | bytearray, order: str, entry: Entry) -> int | None:
     """The value of an entry that holds one SHORT or LONG, else None."""
     kind = {TYPE_SHORT: "H", TYPE_LONG: "L"}.get(entry.type)
     if kind is None or entry.count != 1:
@@ -62,7 +67,7 @@ def _read_number(block: bytes | bytearray, order: str, entry: _Entry) -> int | N
     return value
 
 
-def _write_number(block: bytearray, order: str, entry: _Entry, value: int) -> None:
+def _write_number(block: bytearray, order: str, entry: Entry, value: int) -> None:
     kind = "H" if entry.type == TYPE_SHORT else "L"
     struct.pack_into(order + kind, block, entry.value_at, value)
 
@@ -73,17 +78,31 @@ def replace_tag(tiff_block: bytes, tag: int, values: dict[int, int]) -> tuple[by
     `values` maps each number to replace to its successor; where the tag is missing or holds another number, the block
     comes back as it was, with None.
     """
-    order = _byte_order(tiff_block)
+    order = byte_order(tiff_block)
     if order is None or len(tiff_block) < 8:
         return tiff_block, None
     (ifd_at,) = struct.unpack_from(order + "L", tiff_block, 4)
-    for entry in _entries(tiff_block, order, ifd_at):
-        former = _read_number(tiff_block, order, entry) if entry.tag == tag else None
+    for entry in directory_entries(tiff_block, order, ifd_at):
+        former = read_number(tiff_block, order, entry) if entry.tag == tag else None
         if former is not None and former in values:
             patched = bytearray(tiff_block)
             _write_number(patched, order, entry, values[former])
             return bytes(patched), former
     return tiff_block, None
+
+
+def tag_bytes(tiff: bytes, tag: int) -> bytes | None:
+    """The bytes of a tag of the first directory of a TIFF block or file, whatever their type; None without them."""
+    order = byte_order(tiff)
+    if order is None or len(tiff) < 8:
+        return None
+    (ifd_at,) = struct.unpack_from(order + "L", tiff, 4)
+    for entry in directory_entries(tiff, order, ifd_at):
+        if entry.tag == tag and entry.type in TYPE_BYTES:
+            length = TYPE_BYTES[entry.type] * entry.count
+            at = entry.value_at if length <= 4 else int(struct.unpack_from(order + "L", tiff, entry.value_at)[0])
+            return tiff[at : at + length] or None
+    return None
 
 
 def set_upright(tiff_block: bytes) -> tuple[bytes, int]:
@@ -98,42 +117,90 @@ def set_upright(tiff_block: bytes) -> tuple[bytes, int]:
 def upright_exif(exif: bytes) -> tuple[bytes, int]:
     """An EXIF block fit for the upright photo, and the orientation (1..8) that it asked for.
 
-    Orientation becomes 1, the pixel width and height are exchanged when the photo was turned by 90 degrees, and the
-    embedded thumbnail is unlinked: it would show the photo as it was before the turn and before the edit.
+    Orientation becomes 1, width and height and both resolutions are exchanged when the photo was turned by 90 degrees,
+    and the embedded thumbnail is unlinked and erased: it would show the photo as it was before the turn and the edit.
     The `Exif\\0\\0` prefix of JPEG is removed; a block that cannot be parsed comes back otherwise as it was.
     """
     block, orientation = set_upright(exif.removeprefix(EXIF_PREFIX))
-    order = _byte_order(block)
+    if orientation in TURNED_BY_90:
+        block = exchange_sides(block)
+    return _without_thumbnail(block), orientation
+
+
+def exchange_sides(block: bytes) -> bytes:
+    """An EXIF block with the pixel width and height, and the resolutions along both, exchanged in place."""
+    order = byte_order(block)
     if order is None or len(block) < 8:
-        return block, orientation
+        return block
     patched = bytearray(block)
     (ifd_at,) = struct.unpack_from(order + "L", patched, 4)
-    entries = list(_entries(patched, order, ifd_at))
-    thumbnail_link_at = ifd_at + 2 + 12 * len(entries)
-    if entries and thumbnail_link_at + 4 <= len(patched):
-        struct.pack_into(order + "L", patched, thumbnail_link_at, 0)
-    if orientation in TURNED_BY_90:
-        _exchange_turned_size(patched, order)
-    return bytes(patched), orientation
+    entries = {entry.tag: entry for entry in directory_entries(patched, order, ifd_at)}
+    _exchange(patched, entries, TAG_X_RESOLUTION, TAG_Y_RESOLUTION)
+    exif_ifd_at = read_number(patched, order, entries[TAG_EXIF_IFD]) if TAG_EXIF_IFD in entries else None
+    sizes = {entry.tag: entry for entry in directory_entries(patched, order, exif_ifd_at or 0)}
+    _exchange(patched, sizes, TAG_WIDTH_PX, TAG_HEIGHT_PX)
+    return bytes(patched)
 
 
-def _exchange_turned_size(block: bytearray, order: str) -> None:
-    """Exchange the pixel width and height that the Exif directory of a block gives, in place."""
-    (ifd_at,) = struct.unpack_from(order + "L", block, 4)
-    for entry in list(_entries(block, order, ifd_at)):
-        if entry.tag == TAG_EXIF_IFD:
-            _exchange_size(block, order, _read_number(block, order, entry) or 0)
-
-
-def _exchange_size(block: bytearray, order: str, exif_ifd_at: int) -> None:
-    """Exchange PixelXDimension and PixelYDimension of the Exif directory in place."""
-    size = {e.tag: e for e in _entries(block, order, exif_ifd_at) if e.tag in (TAG_WIDTH_PX, TAG_HEIGHT_PX)}
-    if len(size) < 2 or size[TAG_WIDTH_PX].type != size[TAG_HEIGHT_PX].type:
+def _exchange(block: bytearray, entries: dict[int, Entry], first: int, second: int) -> None:
+    """Exchange the value fields (numbers, or the places of numbers) of two entries of one type."""
+    if first not in entries or second not in entries:
         return
-    width, height = (_read_number(block, order, size[tag]) for tag in (TAG_WIDTH_PX, TAG_HEIGHT_PX))
-    if width is not None and height is not None:
-        _write_number(block, order, size[TAG_WIDTH_PX], height)
-        _write_number(block, order, size[TAG_HEIGHT_PX], width)
+    a, b = entries[first], entries[second]
+    if (a.type, a.count) == (b.type, b.count):
+        field = slice(a.value_at, a.value_at + 4), slice(b.value_at, b.value_at + 4)
+        block[field[0]], block[field[1]] = block[field[1]], block[field[0]]
+
+
+def thumbnail_link_at(block: bytes) -> int | None:
+    """Where an EXIF block holds the place of its second directory, the one of the thumbnail; None without one."""
+    order = byte_order(block)
+    if order is None or len(block) < 8:
+        return None
+    (ifd_at,) = struct.unpack_from(order + "L", block, 4)
+    entries = sum(1 for _ in directory_entries(block, order, ifd_at))
+    link_at = ifd_at + 2 + 12 * entries
+    return link_at if entries and link_at + 4 <= len(block) else None
+
+
+def has_thumbnail(exif: bytes) -> bool:
+    """Whether an EXIF block (with or without JPEG's prefix) holds an embedded JPEG thumbnail."""
+    block = exif.removeprefix(EXIF_PREFIX)
+    return {TAG_THUMBNAIL_AT, TAG_THUMBNAIL_BYTES} <= _thumbnail_entries(block).keys()
+
+
+def _thumbnail_entries(block: bytes) -> dict[int, Entry]:
+    """The entries of the thumbnail's directory by tag; {} where there is none."""
+    order, link_at = byte_order(block), thumbnail_link_at(block)
+    if order is None or link_at is None:
+        return {}
+    (ifd_at,) = struct.unpack_from(order + "L", block, link_at)
+    return {entry.tag: entry for entry in directory_entries(block, order, ifd_at)}
+
+
+def _without_thumbnail(block: bytes) -> bytes:
+    """The block with the thumbnail's directory unlinked and its JPEG erased: cut off at the end, else overwritten.
+
+    A thumbnail that was merely unlinked would still show the face before the edit to whoever looks for it. What does
+    not begin as a JPEG stays: it may be something else at a wrong address.
+    """
+    order, link_at, entries = byte_order(block), thumbnail_link_at(block), _thumbnail_entries(block)
+    if order is None or link_at is None:
+        return block
+    patched = bytearray(block)
+    struct.pack_into(order + "L", patched, link_at, 0)
+    if {TAG_THUMBNAIL_AT, TAG_THUMBNAIL_BYTES} <= entries.keys():
+        start = read_number(block, order, entries[TAG_THUMBNAIL_AT]) or 0
+        end = start + (read_number(block, order, entries[TAG_THUMBNAIL_BYTES]) or 0)
+        if link_at + 4 <= start and block[start : start + 2] == b"\xff\xd8":
+            end = min(end, len(block))
+            if any(block[end:]):
+                patched[start:end] = bytes(end - start)
+            else:
+                (directory_at,) = struct.unpack_from(order + "L", block, link_at)
+                adjoins = directory_at + 2 + 12 * len(entries) + 4 == start
+                del patched[directory_at if adjoins else start :]
+    return bytes(patched)
 
 
 def upright_xmp(xmp: bytes) -> bytes:
@@ -153,13 +220,9 @@ def stored_exif(exif: bytes, orientation: int) -> bytes | None:
     The reverse of `upright_exif`, but for the thumbnail. None where the block cannot say it: it has no Orientation.
     """
     block, former = replace_tag(exif, TAG_ORIENTATION, {1: orientation})
-    order = _byte_order(block)
-    if former is None or order is None:
+    if former is None:
         return exif if orientation == 1 else None
-    patched = bytearray(block)
-    if orientation in TURNED_BY_90:
-        _exchange_turned_size(patched, order)
-    return bytes(patched)
+    return exchange_sides(block) if orientation in TURNED_BY_90 else block
 
 
 def stored_xmp(xmp: bytes, orientation: int) -> bytes:
@@ -178,12 +241,17 @@ def _is_well_formed(text: str) -> bool:
     return next(root.iter(f"{{{RDF}}}RDF"), None) is not None
 
 
-def _without_source_type(text: str) -> str:
-    """The packet without any DigitalSourceType, as attribute or element."""
-    text = re.sub(r"""\s+[\w.-]+:DigitalSourceType\s*=\s*("[^"]*"|'[^']*')""", "", text)
-    return re.sub(
-        r"<([\w.-]+):DigitalSourceType\b(?:[^<>]*/>|[^<>]*>.*?</\1:DigitalSourceType\s*>)", "", text, flags=re.DOTALL
-    )
+def _without_property(text: str, name: str) -> tuple[str, str]:
+    """The packet without the simple property of that local name, and its value there (attribute or element) or "".
+
+    Only one space before the name is matched: packets end in long padding, which `\\s+` would search from every space.
+    """
+    attribute = rf"""\s[\w.-]+:{name}\s*=\s*(?:"([^"]*)"|'([^']*)')"""
+    element = rf"<([\w.-]+):{name}\b(?:[^<>]*/>|[^<>]*>(.*?)</\1:{name}\s*>)"
+    values = [one or other for one, other in re.findall(attribute, text)]
+    values += [value for _, value in re.findall(element, text, flags=re.DOTALL) if "<" not in value]
+    text = re.sub(element, "", re.sub(attribute, "", text), flags=re.DOTALL)
+    return text, next((value.strip() for value in values if value.strip()), "")
 
 
 def _subject(text: str) -> str:
@@ -192,28 +260,54 @@ def _subject(text: str) -> str:
     return found.group(1) if found else '""'
 
 
-def mark_ai_edited(xmp: bytes | None) -> bytes:
-    """The XMP packet (UTF-8) with IPTC `DigitalSourceType` = composite with trained algorithmic media.
+def software() -> str:
+    """`photodrag` and the version that is installed, as it is named in metadata."""
+    try:
+        return f"{SOFTWARE} {version(SOFTWARE)}"
+    except PackageNotFoundError:
+        return SOFTWARE
 
-    An existing packet keeps everything else it says; a former source type is replaced. A packet that is not
-    well-formed UTF-8 XML can carry no statement, so a new one takes its place.
+
+def mark_ai_edited(xmp: bytes | None) -> bytes:
+    """The XMP packet (UTF-8) that says that a model changed the photo, in the terms of IPTC.
+
+    `DigitalSourceType` becomes composite with trained algorithmic media; `AISystemUsed` (IPTC 2025.1) names this
+    software behind the systems that it named before. Everything else stays, `xmp:CreatorTool` above all: that is the
+    camera or the raw converter. A packet that is not well-formed UTF-8 XML can carry no statement, so a new one takes
+    its place.
     """
     text = (xmp or b"").strip(b"\x00").decode("utf-8-sig", errors="replace").strip()
-    merged = _insert_source_type(_without_source_type(text)) if _is_well_formed(text) else None
+    merged = _insert_statement(*_without_statement(text)) if _is_well_formed(text) else None
     if merged is None or not _is_well_formed(merged):
-        merged = _insert_source_type(_EMPTY_PACKET)
+        merged = _insert_statement(_EMPTY_PACKET, "")
         assert merged is not None, "the empty packet has an rdf:RDF element"
     return merged.encode("utf-8")
 
 
-def _insert_source_type(text: str) -> str | None:
+def _without_statement(text: str) -> tuple[str, str]:
+    """The packet without source type, AI system and previews, and the AI system (as XML text) that it named.
+
+    Previews (`xmp:Thumbnails`) show the photo before the edit.
+    """
+    text = re.sub(r"<([\w.-]+):Thumbnails\b[^<>]*>.*?</\1:Thumbnails\s*>", "", text, flags=re.DOTALL)
+    text, _ = _without_property(text, "DigitalSourceType")
+    return _without_property(text, "AISystemUsed")
+
+
+def _insert_statement(text: str, former_system: str) -> str | None:
     """The packet with one more description at the end of its RDF, or None where that has no end tag."""
+    # Former descriptions that the removal has left empty were our own.
+    text = re.sub(
+        rf"""<[\w.-]+:Description [\w.-]+:about=("[^"]*"|'[^']*') xmlns:Iptc4xmpExt="{IPTC_EXT}"\s*/>\n""", "", text
+    )
     ends = list(re.finditer(r"</([\w.-]+):RDF\s*>", text))
     if not ends:
         return None
     prefix, at = ends[-1].group(1), ends[-1].start()
+    others = [system for system in former_system.split("; ") if system and system.split(" ")[0] != SOFTWARE]
+    systems = "; ".join([*others, software()]).replace('"', "&quot;")
     description = (
         f'<{prefix}:Description {prefix}:about={_subject(text)} xmlns:Iptc4xmpExt="{IPTC_EXT}" '
-        f'Iptc4xmpExt:DigitalSourceType="{AI_EDITED}"/>\n'
+        f'Iptc4xmpExt:DigitalSourceType="{AI_EDITED}" Iptc4xmpExt:AISystemUsed="{systems}"/>\n'
     )
     return text[:at] + description + text[at:]

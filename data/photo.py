@@ -23,6 +23,7 @@ __all__ = [
     "PhotoFormat",
     "Pixels",
     "encode_photo",
+    "format_note",
     "read_mask",
     "read_photo",
     "suffix_for",
@@ -35,10 +36,11 @@ MAX_FILE_BYTES = 2_000_000_000
 
 
 def read_photo(path: Path | str, max_pixels: int | None = None) -> Photo:
-    """The photo in a JPEG, PNG, TIFF or WebP file, upright, 8 or 16 bits as in the file.
+    """The photo in a JPEG, PNG, TIFF, WebP, AVIF or (with the extra `heif`) HEIF file, upright, 8 or 16 bits.
 
     `max_pixels` (None: MAX_PIXELS) is checked before anything is decoded. Raises PhotoError, one sentence, for files
-    that are missing, empty, damaged, too large, or of a kind that cannot be edited (CMYK, animations, float).
+    that are missing, empty, damaged, too large, or of a kind that cannot be edited (CMYK, Lab, animations,
+    float), or when the reader of HEIF is not installed.
     """
     path = Path(path)
     data = _read_bytes(path)
@@ -46,12 +48,25 @@ def read_photo(path: Path | str, max_pixels: int | None = None) -> Photo:
     return replace(photo, path=path.absolute(), sha256=hashlib.sha256(data).hexdigest())
 
 
+def format_note(photo: Photo, format: PhotoFormat | None = None) -> str | None:
+    """What to tell the user where the result cannot have the format of the file, None where it can.
+
+    `format`: the format that was asked for, None to keep the photo's own.
+    """
+    if not photo.source_format or format is not None:
+        return None
+    return (
+        f"{photo.source_format} is read but not written: the result is a {photo.format} of {photo.bits} bits without "
+        "loss; blend.format=jpeg makes a smaller file."
+    )
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         if not path.exists():
             raise PhotoError(f"There is no photo {str(path)!r}; check the path.")
         if not path.is_file():
-            raise PhotoError(f"{str(path)!r} is not a file; give the path of one JPEG, PNG, TIFF or WebP photo.")
+            raise PhotoError(f"{str(path)!r} is not a file; give the path of one photo.")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise PhotoError(
@@ -62,7 +77,7 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise PhotoError(f"The photo {str(path)!r} cannot be read ({error.strerror or error}).") from error
     if not data:
-        raise PhotoError(f"The file {path.name!r} is empty (0 bytes); give a JPEG, PNG, TIFF or WebP photo.")
+        raise PhotoError(f"The file {path.name!r} is empty (0 bytes); give a photo.")
     return data
 
 

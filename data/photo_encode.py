@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -13,26 +14,31 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from data.errors import PhotoError
+from data.exif_fitting import with_thumbnail, within
+from data.image_resources import encoded_segments, has_more_than_iptc, iptc_of
 from data.jpeg_blocks import BlocksNotKeptError, retouched_jpeg
-from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, TURNED_BY_90, mark_ai_edited, stored_exif, stored_xmp
-from data.photo_decode import (
-    DAMAGE,
-    DESCRIPTIVE_TIFF_TAGS,
+from data.metadata import AI_EDITED, EXIF_PREFIX, TURNED_BY_90, mark_ai_edited, stored_exif, stored_xmp
+from data.photo_decode import PNG_SIGNATURE, XMP_KEYWORD, turn_upright
+from data.photo_tiff import (
     EXTRA_ASSOCIATED,
     EXTRA_UNASSOCIATED,
-    PNG_SIGNATURE,
     TIFF_EXTRA,
-    TIFF_GPS_IFD,
+    TIFF_IMAGE_RESOURCES,
+    TIFF_IPTC,
+    TIFF_RESOLUTION_UNIT,
+    TIFF_X_RESOLUTION,
     TIFF_XMP,
-    XMP_KEYWORD,
-    turn_upright,
+    TIFF_Y_RESOLUTION,
+    UNIT_INCH,
+    describe,
 )
 from data.photo_type import Photo, PhotoFormat, to_u8
 
 DEFAULT_QUALITY = 95
 JPEG_SEGMENT_BYTES = 65533
-JPEG_XMP_BYTES = JPEG_SEGMENT_BYTES - 29
+JPEG_XMP_BYTES, JPEG_EXIF_BYTES = JPEG_SEGMENT_BYTES - 29, JPEG_SEGMENT_BYTES - len(EXIF_PREFIX)
 JPEG_MAX_SIDE_PX, WEBP_MAX_SIDE_PX = 65500, 16383
+METRES_PER_INCH, PNG_MAX_NUMBER = 0.0254, 2**31 - 1
 DEFLATE_LEVEL = 6
 STRIP_BYTES = 1 << 19
 """Uncompressed bytes of one TIFF strip, and of one step of the PNG encoder."""
@@ -56,7 +62,8 @@ def encode_photo(
     as in the file. Where that cannot be, `on_reencoded` gets half a sentence that says why, and the photo is compressed
     anew, upright, with the quantisation tables and the subsampling of the input.
     Another `format` converts: `quality` (1..100) then rules JPEG and WebP, and 16 bits are rounded to 8 for these two.
-    `edited` adds the IPTC digital source type of an AI-edited photo to the XMP.
+    `edited` adds the IPTC digital source type of an AI-edited photo and the name of this software to the XMP. A photo
+    whose EXIF held a thumbnail gets a new one (not in TIFF, whose EXIF has no place for it).
     Raises PhotoError where the format cannot hold the photo.
     """
     target = format or photo.format
@@ -68,6 +75,9 @@ def encode_photo(
         except BlocksNotKeptError as reason:
             if on_reencoded is not None:
                 on_reencoded(str(reason))
+    if photo.exif and photo.has_thumbnail and target != "TIFF":
+        limit = JPEG_EXIF_BYTES if target == "JPEG" else None
+        photo = replace(photo, exif=with_thumbnail(photo.exif, photo, limit))
     if target == "JPEG":
         return _encode_jpeg(photo, xmp, quality)
     if target == "WEBP":
@@ -116,10 +126,14 @@ def _retouch_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
     """The JPEG that the photo was read from, with its metadata, and other coefficients only where pixels differ."""
     source = _source_of(photo)
     orientation = photo.orientation
-    exif = stored_exif(photo.exif, orientation) if photo.exif else None
-    if orientation != 1 and (exif is None or len(EXIF_PREFIX + exif) > JPEG_SEGMENT_BYTES):
-        raise BlocksNotKeptError("its EXIF block cannot say how its pixels are turned")
     reverse = {6: 8, 8: 6}.get(orientation, orientation)
+    exif = stored_exif(photo.exif, orientation) if photo.exif else None
+    if exif is not None and photo.has_thumbnail:
+        turned: Any = turn_upright(photo.pixels, reverse)
+        as_stored = replace(photo, pixels=np.ascontiguousarray(turned), alpha=None)
+        exif = with_thumbnail(exif, as_stored, JPEG_EXIF_BYTES)
+    if orientation != 1 and (exif is None or len(exif) > JPEG_EXIF_BYTES):
+        raise BlocksNotKeptError("its EXIF block cannot say how its pixels are turned")
     pixels = to_u8(turn_upright(channels_of(photo), reverse))
     dpi = photo.dpi[::-1] if photo.dpi and orientation in TURNED_BY_90 else photo.dpi
     corner = replace(photo, pixels=photo.pixels[:1, :1], exif=exif, dpi=dpi)
@@ -142,9 +156,8 @@ def _source_of(photo: Photo) -> bytes:
 
 def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
     if xmp is not None and len(xmp) > JPEG_XMP_BYTES:
-        # A packet of another container may be longer than a JPEG segment; the mark of the edit has to stay.
-        xmp = mark_ai_edited(None)
-    exif = EXIF_PREFIX + photo.exif if photo.exif else b""
+        xmp = _shorter(xmp)
+    exif = within(photo.exif, JPEG_EXIF_BYTES) if photo.exif else None
     options: dict[str, Any] = {"progressive": photo.jpeg_progressive}
     if photo.format == "JPEG" and photo.jpeg_tables:
         options |= {"qtables": [list(table) for table in photo.jpeg_tables], "quality": -1}
@@ -157,11 +170,20 @@ def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
         options["icc_profile"] = photo.icc
     if xmp:
         options["xmp"] = xmp
-    if exif and len(exif) <= JPEG_SEGMENT_BYTES:
-        options["exif"] = exif
+    if exif:
+        options["exif"] = EXIF_PREFIX + exif
+    options["extra"] = encoded_segments(photo.jpeg_segments, photo.image_resources)
     out = io.BytesIO()
     _image_of(channels_of(photo)).save(out, "JPEG", **options)
     return out.getvalue()
+
+
+def _shorter(xmp: bytes) -> bytes | None:
+    """A packet without the spaces at its end that fits a JPEG segment; else only the mark of the edit, which stays."""
+    tight = re.sub(rb"\s+(?=<\?xpacket end)", b"\n", xmp)
+    if len(tight) <= JPEG_XMP_BYTES:
+        return tight
+    return mark_ai_edited(None) if AI_EDITED.encode() in xmp else None
 
 
 def _encode_webp(photo: Photo, xmp: bytes | None, *, lossless: bool, quality: int) -> bytes:
@@ -191,6 +213,9 @@ def _encode_png(photo: Photo, xmp: bytes | None) -> bytes:
     header = struct.pack(">LLBBBBB", width, height, 8 * channels.dtype.itemsize, colour_type, 0, 0, 0)
     chunks = [_chunk(b"IHDR", header)]
     chunks += [_chunk(kind, body) for kind, body in photo.png_chunks if not (photo.icc and kind == b"sRGB")]
+    if photo.dpi and not any(kind == b"pHYs" for kind, _ in photo.png_chunks):
+        across, down = (max(0, min(round(dots / METRES_PER_INCH), PNG_MAX_NUMBER)) for dots in photo.dpi)
+        chunks.append(_chunk(b"pHYs", struct.pack(">LLB", across, down, 1)))
     if photo.icc:
         chunks.append(_chunk(b"iCCP", b"ICC Profile\x00\x00" + zlib.compress(photo.icc)))
     if photo.exif:
@@ -253,7 +278,7 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     rows = max(1, STRIP_BYTES // (width * count * channels.dtype.itemsize))
     strips = [_tiff_strip(channels[top : top + rows]) for top in range(0, height, rows)]
     directory = TiffImagePlugin.ImageFileDirectory_v2()
-    _describe(directory, photo.exif)
+    describe(directory, photo.exif)
     sizes = [len(strip) for strip in strips]
     _tag(directory, 256, TYPE_LONG, width)
     _tag(directory, 257, TYPE_LONG, height)
@@ -269,8 +294,16 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     _tag(directory, 317, TYPE_SHORT, PREDICTOR_HORIZONTAL)
     if photo.alpha is not None:
         _tag(directory, TIFF_EXTRA, TYPE_SHORT, EXTRA_ASSOCIATED if photo.premultiplied else EXTRA_UNASSOCIATED)
+    if photo.dpi and TIFF_X_RESOLUTION not in directory:
+        directory[TIFF_X_RESOLUTION], directory[TIFF_Y_RESOLUTION] = photo.dpi
+        directory[TIFF_RESOLUTION_UNIT] = UNIT_INCH
     if xmp:
         _tag(directory, TIFF_XMP, TYPE_BYTE, xmp)
+    iptc = iptc_of(photo.image_resources)
+    if iptc:
+        _tag(directory, TIFF_IPTC, TYPE_UNDEFINED, iptc)
+    if photo.image_resources and has_more_than_iptc(photo.image_resources):
+        _tag(directory, TIFF_IMAGE_RESOURCES, TYPE_BYTE, photo.image_resources)
     if photo.icc:
         _tag(directory, 34675, TYPE_UNDEFINED, photo.icc)
     return b"II*\x00" + struct.pack("<L", 8) + directory.tobytes(8) + b"".join(strips)
@@ -279,25 +312,6 @@ def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
 def _tag(directory: TiffImagePlugin.ImageFileDirectory_v2, tag: int, type_: int, value: Any) -> None:
     directory.tagtype[tag] = type_
     directory[tag] = value
-
-
-def _describe(directory: TiffImagePlugin.ImageFileDirectory_v2, exif_block: bytes | None) -> None:
-    """Copy what an EXIF block says about the photo into a TIFF directory; a damaged block says nothing."""
-    if not exif_block:
-        return
-    exif = Image.Exif()
-    try:
-        exif.load(EXIF_PREFIX + exif_block)
-        described = {tag: exif[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in exif}
-        described |= {tag: dict(exif.get_ifd(tag)) for tag in (TAG_EXIF_IFD, TIFF_GPS_IFD) if exif.get_ifd(tag)}
-        trial = TiffImagePlugin.ImageFileDirectory_v2()
-        for tag, value in described.items():
-            trial[tag] = value
-        trial.tobytes(8)
-    except DAMAGE:
-        return
-    for tag, value in described.items():
-        directory[tag] = value
 
 
 def _tiff_strip(rows: NDArray[Any]) -> bytes:

@@ -35,6 +35,15 @@ def suffixes_of(format: PhotoFormat) -> tuple[str, ...]:
     return _SUFFIXES[format]
 
 
+READ_ONLY_FORMATS = {"HEIF": (".heic", ".heif", ".hif"), "AVIF": (".avif",)}
+"""Formats that photos are read from but not written to, and their suffixes."""
+
+
+def read_suffixes() -> tuple[str, ...]:
+    """Every file name suffix (lower case) of a photo that can be read."""
+    return tuple(suffix for group in (*_SUFFIXES.values(), *READ_ONLY_FORMATS.values()) for suffix in group)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Photo:
     """One still photograph, upright (EXIF orientation already applied).
@@ -44,11 +53,17 @@ class Photo:
     alpha: [H,W] of the same type, or None. `premultiplied`: the pixels are stored multiplied by it (TIFF only).
     icc, exif, xmp: the raw blocks; exif is a TIFF structure (no `Exif\\0\\0` prefix) with orientation 1 and no
         thumbnail.
-    format: the container, which is also the one that the photo is written back to.
+    format: the container that the photo is written back to: the file's own, or PNG for a HEIF or AVIF (TIFF where its
+        alpha is premultiplied).
     mode: what the file held, as Pillow names it ('1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA', 'RGBa').
-    jpeg_tables, jpeg_subsampling (Pillow's 0, 1, 2 or -1), jpeg_progressive, dpi: how a JPEG was encoded.
+    jpeg_tables, jpeg_subsampling (Pillow's 0, 1, 2 or -1), jpeg_progressive: how a JPEG was encoded.
+    dpi: dots per inch across and down, of any format.
     png_chunks: (type, data) of a PNG's gamma, chromaticity, resolution and text chunks.
     orientation: the EXIF orientation (1..8) by which the file stores the pixels.
+    image_resources: Photoshop's image resources without previews; IPTC's older fields (IIM) are one of them.
+    jpeg_segments: (marker, body) of a JPEG's comments and of the XMP that its main packet has no room for.
+    has_thumbnail: whether the EXIF held a thumbnail, so that a new one of the photo is written.
+    source_format: 'HEIF' or 'AVIF' where the file's own format is one that is read only, else "".
     path, sha256: the file it was read from and the hash of that file.
     """
 
@@ -65,6 +80,10 @@ class Photo:
     dpi: tuple[float, float] | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     orientation: int = 1
+    image_resources: bytes | None = None
+    jpeg_segments: tuple[tuple[int, bytes], ...] = ()
+    has_thumbnail: bool = False
+    source_format: str = ""
     path: Path | None = None
     sha256: str = ""
 
@@ -91,6 +110,11 @@ class Photo:
         return 255 if self.pixels.dtype == np.uint8 else 65535
 
     @property
+    def bits(self) -> int:
+        """The bits of a channel: 8 or 16."""
+        return 8 * self.pixels.dtype.itemsize
+
+    @property
     def is_grey(self) -> bool:
         """Whether the file held one grey channel, so that an edit has to stay grey too."""
         return self.mode in GREY_MODES
@@ -112,6 +136,11 @@ class Photo:
                 f"but these are {list(pixels.shape)} {pixels.dtype}."
             )
         return replace(self, pixels=pixels)
+
+
+def contiguous(values: Pixels) -> Pixels:
+    """The values in memory of their own, row after row."""
+    return np.ascontiguousarray(values)  # type: ignore[return-value]
 
 
 def to_u8(values: Pixels) -> NDArray[np.uint8]:

@@ -61,9 +61,9 @@ def find_photos(given: Sequence[str]) -> PhotoSet:
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[str]]:
     """(pictures, names of everything else) directly in a folder."""
-    from data.photo_type import suffixes_of
+    from data.photo_type import read_suffixes
 
-    suffixes = [suffix for format in ("JPEG", "PNG", "TIFF", "WEBP") for suffix in suffixes_of(format)]
+    suffixes = read_suffixes()
     try:
         entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
     except OSError as error:

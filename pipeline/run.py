@@ -14,7 +14,7 @@ import torch
 
 from data.errors import ModelError, OutputError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
-from data.photo import Photo, encode_photo, read_mask, read_photo
+from data.photo import Photo, encode_photo, format_note, read_mask, read_photo
 from pipeline.artifacts import StageStore
 from pipeline.chain import Chain
 from pipeline.counting import PAINTED
@@ -81,6 +81,9 @@ def run(
     perceptual = perceptual_of(config)
     console.say(perceptual_line(perceptual, earlier))
     setup = open_setup(config, earlier, perceptual, Models() if models is None else models)
+    note = setup.photo and "blend" in config.stages and format_note(setup.photo, FORMATS[config.blend.format])
+    if note:
+        console.say(note)
     store = StageStore(run_folder(setup))
     folder = store.root if job is None else store.root / "sweep" / job.sweep / str(job.number)
     outlet = _outlet(setup, store.root, Deliveries() if deliveries is None else deliveries)

@@ -26,6 +26,8 @@ ONLY_IN = {
     "hydra": ("pipeline.cli", "pipeline.composing"),
     "omegaconf": ("pipeline.cli", "pipeline.composing", "pipeline.schema"),
     "dlib": ("data.landmarks",),
+    "pillow_heif": ("data.photo_heif",),
+    "c2pa": ("data.provenance",),
     "face_recognition_models": (),
     "matplotlib": ("pipeline.curves", "pipeline.montage"),
     "urllib.request": ("pipeline.downloads",),

@@ -43,7 +43,7 @@ def test_unusable_files_are_explained(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     assert "is not a file; give the path of one" in message("folder.jpg")
     assert "'empty.png' is empty (0 bytes)" in message("empty.png", b"")
-    assert "cannot be read as a JPEG, PNG, TIFF or WebP photo" in message("text.jpg", b"hello")
+    assert "cannot be read as a JPEG, PNG, TIFF, WebP, HEIC or AVIF photo" in message("text.jpg", b"hello")
     assert "cannot be read as a JPEG" in message("a.gif", encoded(photo, "GIF"))
     assert "has the colour mode CMYK" in message("cmyk.jpg", encoded(photo.convert("CMYK"), "JPEG"))
     assert "has the colour mode F" in message("float.tif", encoded(Image.new("F", (3, 3)), "TIFF"))

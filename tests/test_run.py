@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.errors import ModelError, PhotoError, UsageError
 from data.files import file_sha256
@@ -242,6 +243,25 @@ def test_result_takes_the_asked_format_and_impossible_ones_stop_at_once(
     with pytest.raises(PhotoError, match="JPEG cannot hold the transparency"):
         run(short_config(generator, tmp_path / "new", photo=str(clear), blend=BlendConfig(format="jpeg")))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_heic_photo_leaves_as_png_and_the_run_says_so(
+    generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photo = tmp_path / "IMG_7.HEIC"
+    with Image.open(PHOTO) as image:
+        pillow_heif.from_pillow(image.convert("RGB")).save(photo, quality=-1, chroma=444, matrix_coefficients=0)
+    outcome = run(short_config(generator, tmp_path / "out", photo=str(photo)))
+    assert [result.name for result in outcome.results] == ["result.png"]
+    note = (
+        "HEIF is read but not written: the result is a PNG of 8 bits without loss; "
+        "blend.format=jpeg makes a smaller file."
+    )
+    assert capsys.readouterr().out.splitlines()[1] == note
+    before, after = read_photo(photo), read_photo(outcome.results[0])
+    outside = np.asarray(Image.open(outcome.run_dir / "mask.png")) == 0
+    assert np.array_equal(after.pixels[outside], before.pixels[outside])
 
 
 def test_perceptual_distance_is_chosen_by_what_is_on_the_machine(tmp_path: Path) -> None:
