@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from data.alignment import Crop
-from data.errors import NoFaceError
+from data.errors import NoFaceError, UsageError
+from data.label import Corner, label_photo
 from data.landmarks import steady_landmarks
 from data.photo import Photo, read_mask
+from data.provenance import Signing, read_signing
 from editing.blend import BlendSettings, Change, Guides
 from editing.blend import blend as carry_back
 from editing.blend_common import count_changed
@@ -40,9 +42,32 @@ def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendCo
         change = Change(crop.alignment, before, after, bounds, guides)
         outcome = carry_back(result, change, settings_of(config, dragged))
         result, mask = outcome.photo, np.maximum(mask, outcome.mask)
+    if config.label is not None:
+        result, labelled = label_photo(result, config.label, cast("Corner", config.label_corner))
+        mask[labelled] = 1
     changed = count_changed(photo, result.pixels)
     original = preview(photo.to_u8())
-    return Blended(result, original, mask, changed / mask.size, FORMATS[config.format], config.quality)
+    format = FORMATS[config.format]
+    return Blended(result, original, mask, changed / mask.size, format, config.quality, signing_of(config))
+
+
+def signing_of(config: BlendConfig) -> Signing | None:
+    """What the result is signed with; UsageError where that cannot be. None where no signature is wanted."""
+    certificates, key = config.c2pa_certificates, config.c2pa_key
+    if certificates is None and key is None:
+        return None
+    if certificates is None or key is None:
+        raise UsageError(
+            "blend.c2pa_certificates and blend.c2pa_key go together: give both files to sign the result, or none"
+        )
+    return read_signing(certificates, key)
+
+
+def try_marks(photo: Photo, config: BlendConfig) -> None:
+    """Refuse a label or a signature that cannot be made now, not after minutes of work."""
+    signing_of(config)
+    if config.label is not None:
+        label_photo(photo, config.label, cast("Corner", config.label_corner))
 
 
 def settings_of(config: BlendConfig, dragged: Dragged) -> BlendSettings:

@@ -286,7 +286,8 @@ class Chain:
             "photo": self.setup.photo_sha256,
             "edits": [dragged.key for _, dragged in edited],
             "mask": stages.mask_hash(config.mask),
-            "config": plain_config(config, {"mask"}),
+            "config": plain_config(config, {"mask", "c2pa_certificates", "c2pa_key"}),
+            "signed": [stages.mask_hash(path) for path in (config.c2pa_certificates, config.c2pa_key)],
         }
         changes = [(crop, dragged.value) for crop, dragged in edited]
         return self.engine.obtain(BLEND, inputs, lambda _: blend(needed(self.setup.photo), changes, config))

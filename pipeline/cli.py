@@ -133,6 +133,8 @@ def _check_paths(config: RunConfig) -> None:
         "edit.mask": config.edit.mask,
         "edit.like": config.edit.like,
         "blend.mask": config.blend.mask,
+        "blend.c2pa_certificates": config.blend.c2pa_certificates,
+        "blend.c2pa_key": config.blend.c2pa_key,
         "generator.path": config.generator.path,
     }
     folders = {"from": config.from_run, "perceptual.backbone_dir": config.perceptual.backbone_dir}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.alignment import Alignment, Crop
 from data.photo import Photo, PhotoFormat, encode_photo, suffix_for
+from data.provenance import Signing, sign_photo
 from editing.drag import Edited
 from inversion.generators.protocol import Generator
 from inversion.generators.weights import expand, named_factors, shapes_of
@@ -142,7 +143,7 @@ class Blended:
     """The edited photo and the mask [H, W] float32 in [0, 1] of where it may differ from the input.
 
     original: preview [h, w, 3] uint8 of the input. changed_fraction: part of the pixels that did change. format,
-    quality: how the result is encoded (None: as the input).
+    quality: how the result is encoded (None: as the input). signing: what the finished file is signed with, if at all.
     """
 
     photo: Photo
@@ -151,6 +152,7 @@ class Blended:
     changed_fraction: float
     format: PhotoFormat | None
     quality: int
+    signing: Signing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,6 +392,8 @@ def _save_blended(writer: StageWriter, blended: Blended) -> None:
     result = f"result{suffix_for(blended.format or photo.format)}"
     reasons: list[str] = []
     data = encode_photo(photo, edited=True, format=blended.format, quality=blended.quality, on_reencoded=reasons.append)
+    if blended.signing is not None and photo.path is not None:
+        data = sign_photo(data, photo.path, blended.signing, title=result)
     writer.bytes(result, data)
     writer.bytes(MASK, png_bytes(np.rint(blended.mask * 255).astype(np.uint8)))
     pair = side_by_side(preview(blended.original), preview(photo.to_u8()))

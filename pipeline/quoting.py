@@ -12,6 +12,7 @@ import re
 PATH_KEYS = (
     *("photo", "from", "from_run", "out", "save", "generator.path", "perceptual.backbone_dir"),
     *("invert.mask", "edit.mask", "edit.like", "edit.replay", "blend.mask"),
+    *("blend.c2pa_certificates", "blend.c2pa_key"),
 )
 """The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
 

@@ -36,7 +36,8 @@ FILE_KEYS = ("invert.mask", "edit.mask", "edit.like", "blend.mask")
 MODEL_KINDS = ("generator", "perceptual", "landmarks", "face_network")
 HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume")
 """Settings of the place where a result is made; a recipe does not set them."""
-PATHS = (*HERE_ONLY[:4], "generator.path", "perceptual.backbone_dir", *FILE_KEYS, "edit.replay")
+SIGNING = ("blend.c2pa_certificates", "blend.c2pa_key")
+PATHS = (*HERE_ONLY[:4], "generator.path", "perceptual.backbone_dir", *FILE_KEYS, "edit.replay", *SIGNING)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NUMBERS = re.compile(r'\[\n\s+([^\[\]{}"]*?)\n\s*\]')
 

@@ -16,6 +16,7 @@ from data.errors import ModelError, OutputError, UsageError
 from data.landmarks import DESCRIPTOR_MODEL, model_path
 from data.photo import Photo, encode_photo, format_note, read_mask, read_photo
 from pipeline.artifacts import StageStore
+from pipeline.blending import try_marks
 from pipeline.chain import Chain
 from pipeline.counting import PAINTED
 from pipeline.delivery import Deliveries, Destination, plan
@@ -268,6 +269,7 @@ def _check_identity(config: RunConfig) -> None:
 def _try_format(config: RunConfig, photo: Photo) -> None:
     """Refuse a format that cannot hold the photo now, not after minutes of work."""
     if "blend" in config.stages:
+        try_marks(photo, config.blend)
         corner = replace(
             photo,
             pixels=photo.pixels[:8, :8],

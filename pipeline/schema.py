@@ -198,6 +198,10 @@ class BlendConfig:
     mask: str | None = knob(None, path=True)
     format: str = knob("keep", choices=("keep", "jpeg", "png", "tiff", "webp"))
     quality: int = knob(95, 1, 100)
+    label: str | None = None
+    label_corner: str = knob("bottom right", choices=("top left", "top right", "bottom left", "bottom right"))
+    c2pa_certificates: str | None = knob(None, path=True)
+    c2pa_key: str | None = knob(None, path=True)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)

@@ -1,0 +1,115 @@
+"""The blend stage: what it is told of an edit, several faces in one photo, labels and signatures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.alignment import Alignment, Crop, align_precropped, align_quad
+from data.errors import NoFaceError, UsageError
+from data.photo import Photo, read_photo
+from editing.drag import Edited
+from pipeline import blending
+from pipeline.outputs import Dragged
+from pipeline.run import run
+from pipeline.schema import BlendConfig
+from tests.runs import short_config
+from tests.test_provenance import files, told
+
+__all__ = ["files"]
+
+SIDE = 32
+
+
+def dragged(change: float, **facts: object) -> Dragged:
+    """An edit that brightens a square of a grey crop."""
+    start = torch.zeros(1, 3, SIDE, SIDE)
+    image = start.clone()
+    image[..., 10:22, 10:22] += change
+    tracks = torch.tensor([[[12.0, 12.0]], [[15.0, 12.0]], [[14.0, 12.0]]])
+    edited = Edited(start[..., 0], image, tracks, "arrived", 2, [], {"best_step": 1.0})
+    return replace(Dragged(edited, start, np.zeros((0, 2)), None, 1, 24), **facts)  # type: ignore[arg-type]
+
+
+def crop_of(alignment: Alignment) -> Crop:
+    return Crop(np.zeros((1, 3, SIDE, SIDE), np.float32), np.ones((1, 1, SIDE, SIDE), np.float32), alignment)
+
+
+@pytest.fixture(autouse=True)
+def _no_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_picture: np.ndarray) -> list[object]:
+        raise NoFaceError("none")
+
+    monkeypatch.setattr(blending, "faces_in_crop", none)
+
+
+def test_colours_that_a_direction_means_are_taken_as_a_whole() -> None:
+    drag, direction = dragged(0.1, told=({"preset": "smile"},)), dragged(0.1, told=({"direction": "pca:6"},))
+    assert blending.settings_of(BlendConfig(), drag).rest == "new"
+    assert blending.settings_of(BlendConfig(), direction).rest == "all"
+    assert blending.settings_of(BlendConfig(rest="new"), direction).rest == "new"
+    assert blending.settings_of(BlendConfig(method="crop", tint=0.5, feather=0.1), drag).feather == 0.1
+    photo = Photo(np.full((SIDE, SIDE, 3), 100, np.uint8))
+    crop = crop_of(align_precropped((SIDE, SIDE), SIDE))
+    gains = [blending.blend(photo, [(crop, one)], BlendConfig()).photo.pixels[16, 16, 0] for one in (drag, direction)]
+    assert gains[1] == pytest.approx(100 + 0.05 * 255, abs=1)
+    assert gains[0] < gains[1]
+
+
+def test_what_was_dragged_by_hand_guides_the_flow_to_the_best_state() -> None:
+    assert blending.guides_of(dragged(0.1, told=({"preset": "smile"},))) is None
+    assert blending.guides_of(dragged(0.1, told=({"points": [[0, 0, 1, 1]]}, {"points": [[0, 0, 1, 1]]}))) is None
+    guides = blending.guides_of(dragged(0.1, told=({"points": [[0, 0, 1, 1]]},)))
+    assert guides is not None
+    assert (guides.before.tolist(), guides.after.tolist()) == ([[12.0, 12.0]], [[15.0, 12.0]])
+
+
+def test_faces_whose_crops_overlap_keep_both_edits() -> None:
+    photo = Photo(np.full((60, 60, 3), 100, np.uint8))
+    quads = [[[x, y], [x, y + 40], [x + 40, y + 40], [x + 40, y]] for x, y in ((2.0, 2.0), (16.0, 14.0))]
+    changes = [
+        (crop_of(align_quad(quad, (60, 60), SIDE)), dragged(by)) for quad, by in zip(quads, (0.4, -0.3), strict=True)
+    ]
+    config = BlendConfig(method="difference")
+    both = blending.blend(photo, changes, config)
+    alone = [blending.blend(photo, [one], config) for one in changes]
+    first, second = (one.photo.pixels.astype(int) - 100 for one in alone)
+    assert (np.abs(first).max(axis=2) > 0).sum() and (np.abs(second).max(axis=2) > 0).sum()
+    assert ((first != 0) & (second != 0)).any(), "they overlap"
+    assert np.abs(both.photo.pixels.astype(int) - 100 - first - second).max() <= 1
+    assert np.array_equal(both.mask, np.maximum(alone[0].mask, alone[1].mask))
+    assert np.array_equal(both.photo.pixels[both.mask == 0], photo.pixels[both.mask == 0])
+
+
+def test_a_label_is_part_of_what_may_change(generator: Path, tmp_path: Path) -> None:
+    blend = BlendConfig(label="AI-edited", label_corner="top left")
+    folder = run(short_config(generator, tmp_path / "runs", blend=blend)).run_dir
+    result, photo = read_photo(folder / "result.png"), read_photo(short_config(generator, tmp_path).photo or "")
+    changed = (result.pixels != photo.pixels).any(axis=2)
+    assert changed[:60, :120].any()
+    assert not changed[-60:, -120:].any()
+    assert not changed[read_photo(folder / "mask.png").pixels[..., 0] == 0].any()
+
+
+def test_a_signed_result_and_what_is_refused_before_the_work(
+    generator: Path,
+    tmp_path: Path,
+    files: tuple[Path, Path],
+) -> None:
+    chain, key = (str(path) for path in files)
+    config = short_config(generator, tmp_path / "runs", blend=BlendConfig(c2pa_certificates=chain, c2pa_key=key))
+    folder = run(config).run_dir
+    state, manifest, _ = told((folder / "result.png").read_bytes(), "image/png")
+    assert state == "Valid"
+    assert manifest["ingredients"][0]["title"] == "astronaut.png"
+    with pytest.raises(UsageError, match=r"cannot sign with es256"):
+        run(short_config(generator, tmp_path / "other", blend=BlendConfig(c2pa_certificates=key, c2pa_key=key)))
+    with pytest.raises(UsageError, match=r"go together: give both files to sign the result"):
+        run(short_config(generator, tmp_path / "other", blend=BlendConfig(c2pa_key=key)))
+    with pytest.raises(UsageError, match=r"font has no letter for"):
+        run(short_config(generator, tmp_path / "other", blend=BlendConfig(label="\u4eba")))
+    assert not (tmp_path / "other").exists()
