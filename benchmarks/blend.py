@@ -1,6 +1,7 @@
 """Edits carried back into photographs, against photographs that were moved for real, and what that costs.
 
-    python benchmarks/blend.py [--faces FOLDER] [--photos 40] [--quick] [--json FILE] [--pictures FOLDER]
+    python benchmarks/blend.py [--faces FOLDER] [--photos 40] [--kept FOLDER] [--quick] [--json FILE]
+        [--pictures FOLDER]
 
 Scenes: a validation face (without --faces: the sample photo's) pasted into a made-up scene at a random scale and turn,
 three times as fine as the crop that a generator of 128 px sees of it. Mouth, brows, eyes or the whole head of the scene
@@ -9,7 +10,8 @@ crop before and after, softer than the photo and, after, tinted; the flow gets n
 differences from the truth where it differs from the scene; sharpness is the gradient there over the truth's; a seam is
 the gradient across the mask's border over the scene's own. Sizes: the sample photo enlarged until its face fills 12 and
 48 megapixels, as a JPEG file, one process each; blend and encoding apart, as JPEG (which keeps untouched blocks) and as
-PNG; memory is the process's peak above what it held before, over the photo's own pixels.
+PNG; memory is the process's peak above what it held before, over the photo's own pixels. With --kept: how much of the
+motion that the generator's pictures show arrives in photos of tuned validation faces, seen by dlib.
 """
 
 from __future__ import annotations
@@ -31,14 +33,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 
 import cv2
 import numpy as np
+import torch
 
 from benchmarks.common import in_processes, tell
+from benchmarks.drag_photos import tuned_face
 from benchmarks.inversion import picked
 from data.alignment import Alignment, align_ffhq, align_quad, crop_photo
+from data.errors import NoFaceError
 from data.faces import load_face
-from data.landmarks import find_faces
+from data.landmarks import find_faces, steady_landmarks
 from data.photo import Photo, encode_photo, read_photo, write_photo
-from editing.blend import METHODS, BlendSettings, Change, blend
+from editing.blend import METHODS, BlendSettings, Change, Guides, blend
+from pipeline.locating import faces_in_crop
+from pipeline.pictures import image_u8
 
 KEYS = (
     "outside_changed_pixels",
@@ -56,6 +63,8 @@ SOFTNESS_PX = 0.7  # of a reconstruction, in crop pixels
 TINT = 0.06  # of an edited one, in [-1, 1]
 MOVED = 0.01  # of full brightness: less is no difference
 MEGAPIXELS = (12, 48)
+LEAST_MOVED_PX = 1.0  # of the crop: dlib's landmarks err by up to half a pixel
+MOST_KEPT = 50
 MOVES = {
     "mouth": ((0.38, 0.72, 0.07, -0.030, -0.025), (0.62, 0.72, 0.07, 0.030, -0.025)),
     "brows": ((0.36, 0.40, 0.09, 0.0, -0.030), (0.64, 0.40, 0.09, 0.0, -0.030)),
@@ -243,6 +252,50 @@ def _measured(pixels: np.ndarray, quad: np.ndarray, file: Path) -> dict[str, flo
     return found
 
 
+def carried_shares(path: Path, kept: Path) -> dict[str, float]:
+    """Of one face's kept drags: the share of what dlib sees the generator's picture move that it sees the photo move.
+
+    Landmarks that the generator moved by more than LEAST_MOVED_PX, moves projected on the generator's, mean over drags.
+    """
+    face, shares = tuned_face(path, kept), dict[str, list[float]]()
+    picture, alignment = image_u8(face.image), face.crop.alignment
+    photo = Photo(image_u8(torch.from_numpy(face.crop.image)))
+    before = np.ascontiguousarray(face.image[0].permute(1, 2, 0).numpy())
+    for file in sorted(kept.glob(f"{path.stem}_*_ours.png")):
+        edited = read_photo(file).to_u8()
+        try:
+            boxes = [faces_in_crop(x)[0].box for x in (picture, edited)]
+            own_box = faces_in_crop(photo.pixels)[0].box
+        except NoFaceError:
+            continue
+        first, second = (steady_landmarks(x, boxes) for x in (picture, edited))
+        asked, still = second - first, steady_landmarks(photo.pixels, [own_box])
+        moving = np.linalg.norm(asked, axis=1) > LEAST_MOVED_PX
+        if moving.sum() < 2:
+            continue
+        after = edited.astype(np.float32) / 127.5 - 1
+        change = Change(alignment, before, after, None, Guides(first, second))
+        for method in ("flow", "difference", "crop"):
+            result = blend(photo, change, BlendSettings(method)).photo.pixels
+            seen = (steady_landmarks(result, [own_box]) - still)[moving]
+            shares.setdefault(method, []).append(float((seen * asked[moving]).sum() / (asked[moving] ** 2).sum()))
+    return {f"carried_share_{method}": statistics.fmean(rows) for method, rows in shares.items()} | {
+        "carried_drags": float(len(next(iter(shares.values()), [])))
+    }
+
+
+def carried_means(faces: Path, kept: Path, photos: int, workers: int) -> dict[str, float]:
+    """Means over the faces whose drags are kept by `benchmarks/drag.py --keep`."""
+    paths = [path for path in picked(faces, photos) if (kept / f"{path.stem}_tuned.npz").is_file()]
+    rows = in_processes(partial(carried_shares, kept=kept), paths, workers, "kept drags")
+    rows = [row for row in rows if row["carried_drags"]]
+    total = sum(row["carried_drags"] for row in rows)
+    found = {
+        key: sum(row[key] * row["carried_drags"] for row in rows) / total for key in rows[0] if key != "carried_drags"
+    }
+    return found | {"carried_drags": total}
+
+
 def memory_bytes(name: str) -> int:
     """VmRSS, what this process holds, or VmHWM, the most it has held (Linux)."""
     (line,) = (x for x in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if x.startswith(name))
@@ -293,6 +346,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four scenes, one round of sizes")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--workers", type=int, default=1, help="processes for the scenes")
+    parser.add_argument("--kept", type=Path, help="folder that benchmarks/drag.py --keep left: its drags carried back")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of one scene of each motion")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -302,6 +356,8 @@ def main() -> None:
     if options.pictures is not None:
         save_pictures(options.pictures, options.faces)
     figures = scene_means(options.faces, 4 if options.quick else options.photos, options.workers)
+    if options.faces is not None and options.kept is not None:
+        figures |= carried_means(options.faces, options.kept, MOST_KEPT, options.workers)
     figures |= size_figures(1 if options.quick else 3)
     tell(figures, options.json, KEYS)
 
