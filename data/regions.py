@@ -39,6 +39,12 @@ def eyes_and_mouth_mask(landmarks: ArrayLike, size: int) -> Mask:
     return _filled([*parts, _grown(points[MOUTH], MOUTH_GROWTH)], size, _feather_px(points))
 
 
+def openings_mask(landmarks: ArrayLike, size: int) -> Mask:
+    """[size, size] in [0, 1]: between the lids and within the outer lips, where something hidden may be uncovered."""
+    points = np.asarray(landmarks, np.float64)
+    return _filled([points[part] for part in (*EYES, MOUTH)], size, _feather_px(points))
+
+
 def _grown(points: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
     """Points moved away from their centre; flat ones, as of a closed eye, get a height of a third of their width."""
     center = points.mean(axis=0)

@@ -58,13 +58,15 @@ class BlendSettings:
 @dataclass(frozen=True, eq=False, slots=True)
 class Change:
     """An edit of a crop: before and after it, [R,R,3] float32 RGB in [-1,1]; where the photo may change, [H,W] in
-    [0,1], None for everywhere; points that match in both pictures, None where none are known."""
+    [0,1], None for everywhere; points that match in both pictures, None where none are known; the parts of the crop
+    that may open and show something new, as mouth and eyes do, [R,R] in [0,1], None where that is not known."""
 
     alignment: Alignment
     before: Field
     after: Field
     mask_photo: NDArray[np.float32] | None = None
     guides: Guides | None = None
+    openings: Field | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -75,7 +75,11 @@ def blend_flow(photo: Photo, change: Change, settings: BlendSettings) -> BlendOu
 
 
 def carriage(change: Change, settings: BlendSettings, grey: bool = False) -> Carriage:
-    """The motion and the additions of an edit on the crop's pixels, with nothing outside its mask and no folds."""
+    """The motion and the additions of an edit on the crop's pixels, with nothing outside its mask and no folds.
+
+    Where it is known what may open, nothing new shows beside it: cheeks do not open, and what a generator draws there
+    anew is a smudge. What a turning head uncovers is stretched from what lies beside it.
+    """
     side = change.before.shape[0]
     before, after = (np.clip(x, -1, 1) for x in (change.before, change.after))
     feather, difference = settings.feather, difference_of(change, grey)
@@ -93,6 +97,8 @@ def carriage(change: Change, settings: BlendSettings, grey: bool = False) -> Car
     new = np.ones((side, side), np.float32)
     if settings.rest == "new":
         new = newness(left - area)
+        if change.openings is not None:
+            new = new * change.openings
     added = new[..., None] * left + (1 - new[..., None]) * np.float32(settings.tint) * area
     added = np.asarray(added / 2 * bounds[..., None], np.float32)
     return Carriage(flow, as_grey(added) if grey else added, mask)

@@ -14,6 +14,7 @@ from data.label import Corner, label_photo
 from data.landmarks import steady_landmarks
 from data.photo import Photo, read_mask
 from data.provenance import Signing, read_signing
+from data.regions import openings_mask
 from editing.blend import BlendSettings, Change, Guides
 from editing.blend import blend as carry_back
 from editing.blend_common import count_changed
@@ -38,8 +39,8 @@ def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendCo
         bounds = user_mask if dragged.mask is None else dragged.mask
         if user_mask is not None and dragged.mask is not None:
             bounds = user_mask * dragged.mask
-        guides = guides_of(dragged) if config.method == "flow" else None
-        change = Change(crop.alignment, before, after, bounds, guides)
+        guides, openings = matches_of(dragged) if config.method == "flow" else (None, None)
+        change = Change(crop.alignment, before, after, bounds, guides, openings)
         outcome = carry_back(result, change, settings_of(config, dragged))
         result, mask = outcome.photo, np.maximum(mask, outcome.mask)
     if config.label is not None:
@@ -78,21 +79,23 @@ def settings_of(config: BlendConfig, dragged: Dragged) -> BlendSettings:
     return BlendSettings(**chosen)
 
 
-def guides_of(dragged: Dragged) -> Guides | None:
+def matches_of(dragged: Dragged) -> tuple[Guides | None, np.ndarray | None]:
     """Points of the crop that match before and after the edits: the face's landmarks, where one is found in both, and
-    what one edit dragged by hand."""
-    edited = dragged.edited
+    what one edit dragged by hand; and eyes and mouth, in both pictures, which may open."""
+    edited, openings = dragged.edited, None
     pairs = []
     pictures = image_u8(dragged.start), image_u8(edited.image)
     try:
         boxes = tuple(faces_in_crop(picture)[0].box for picture in pictures)
-        pairs.append(tuple(steady_landmarks(picture, boxes) for picture in pictures))
+        found = tuple(steady_landmarks(picture, boxes) for picture in pictures)
+        pairs.append(found)
+        openings = np.maximum(*(openings_mask(points, pictures[0].shape[0]) for points in found))
     except NoFaceError:
         pass
     if len(dragged.told) == 1 and dragged.told[0].get("points"):
         tracks = edited.tracks.double().numpy()
         pairs.append((tracks[0], tracks[round(edited.metrics["best_step"])]))
     if not pairs:
-        return None
+        return None, None
     before, after = (np.concatenate(points) for points in zip(*pairs, strict=True))
-    return Guides(before, after)
+    return Guides(before, after), openings

@@ -93,6 +93,24 @@ def test_what_was_not_there_comes_from_the_generator(photo: Photo) -> None:
     assert found[at[1], at[0]].mean() / photo.max_value == pytest.approx(0.95, abs=0.12)
 
 
+def test_smudges_beside_what_may_open_are_no_news(photo: Photo) -> None:
+    before = crop_of(photo.pixels)
+    after = before.copy()
+    y, x = (np.mgrid[:CROP, :CROP] - 64) / 4
+    after -= (0.7 * np.exp(-(x**2 + y**2) / 2))[..., None].astype(np.float32)
+    openings = np.zeros((CROP, CROP), np.float32)
+    at = np.rint(alignment().to_photo([[64.0, 64.0]])[0]).astype(int)
+    here = np.s_[at[1] - 6 : at[1] + 7, at[0] - 6 : at[0] + 7]
+
+    def darker(openings: Field | None) -> float:
+        change = Change(alignment(), before, np.clip(after, -1, 1), openings=openings)
+        pixels = blend(photo, change, BlendSettings()).photo.pixels
+        return float((photo.pixels[here].astype(float) - pixels[here]).mean() / photo.max_value)
+
+    assert darker(openings) < 0.3 * darker(None)
+    assert darker(openings + 1) == pytest.approx(darker(None), abs=0.01)
+
+
 def test_tints_of_whole_areas_are_left_out_unless_they_are_asked_for(photo: Photo) -> None:
     before = crop_of(photo.pixels)
     y, x = (np.mgrid[:CROP, :CROP] - 64) / 26

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from data.alignment import Alignment, Crop, align_precropped, align_quad
+from data.alignment import Alignment, Crop, align_ffhq, align_precropped, align_quad, crop_photo
 from data.errors import NoFaceError, UsageError
+from data.landmarks import find_faces
 from data.photo import Photo, read_photo
 from editing.drag import Edited
 from pipeline import blending
+from pipeline.locating import faces_in_crop
 from pipeline.outputs import Dragged
 from pipeline.run import run
 from pipeline.schema import BlendConfig
-from tests.runs import short_config
+from tests.runs import PHOTO, short_config
 from tests.test_provenance import files, told
 
 __all__ = ["files"]
@@ -61,11 +63,31 @@ def test_colours_that_a_direction_means_are_taken_as_a_whole() -> None:
 
 
 def test_what_was_dragged_by_hand_guides_the_flow_to_the_best_state() -> None:
-    assert blending.guides_of(dragged(0.1, told=({"preset": "smile"},))) is None
-    assert blending.guides_of(dragged(0.1, told=({"points": [[0, 0, 1, 1]]}, {"points": [[0, 0, 1, 1]]}))) is None
-    guides = blending.guides_of(dragged(0.1, told=({"points": [[0, 0, 1, 1]]},)))
+    assert blending.matches_of(dragged(0.1, told=({"preset": "smile"},))) == (None, None)
+    assert blending.matches_of(dragged(0.1, told=({"points": [[0, 0, 1, 1]]}, {"points": [[0, 0, 1, 1]]}))) == (
+        None,
+        None,
+    )
+    guides, openings = blending.matches_of(dragged(0.1, told=({"points": [[0, 0, 1, 1]]},)))
     assert guides is not None
+    assert openings is None
     assert (guides.before.tolist(), guides.after.tolist()) == ([[12.0, 12.0]], [[15.0, 12.0]])
+
+
+def test_landmarks_guide_the_flow_and_tell_what_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blending, "faces_in_crop", faces_in_crop)
+    photo = read_photo(PHOTO)
+    face = find_faces(photo.to_u8())[0]
+    crop = crop_photo(photo.pixels, align_ffhq(face.landmarks, photo.shape_hw, 128))
+    shifted = np.roll(crop.image, 3, axis=3)
+    edited = replace(dragged(0.1).edited, image=torch.from_numpy(shifted))
+    guides, openings = blending.matches_of(replace(dragged(0.1), start=torch.from_numpy(crop.image), edited=edited))
+    assert guides is not None and openings is not None
+    assert (guides.after - guides.before).mean(axis=0) == pytest.approx([3.0, 0.0], abs=0.7)
+    inside = np.rint(guides.before[[[37, 40], [43, 46], [51, 57]]].mean(axis=1)).astype(int)
+    assert openings[inside[:, 1], inside[:, 0]].min() > 0.6
+    cheek = np.rint(guides.before[[2, 14]]).astype(int)
+    assert openings[cheek[:, 1], cheek[:, 0]].max() < 0.1
 
 
 def test_faces_whose_crops_overlap_keep_both_edits() -> None:
