@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.alignment import Crop
-from data.errors import NoFaceError
+from data.errors import NoFaceError, UsageError
 from data.landmarks import steady_landmarks
 from data.photo import Photo, read_mask
 from editing.blend import BlendSettings, Change, Guides
@@ -18,27 +18,46 @@ from editing.blend_common import count_changed
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Blended, Dragged
 from pipeline.pictures import image_u8, preview
+from pipeline.progress import Console, watched_steps
 from pipeline.stages import FORMATS, pixels_of
+from pipeline.stitching import Artist, stitched
 
 if TYPE_CHECKING:
     from pipeline.schema import BlendConfig
 
 
-def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendConfig) -> Blended:
+def blend(
+    photo: Photo,
+    changes: Sequence[tuple[Crop, Dragged]],
+    config: BlendConfig,
+    artists: Sequence[Artist] = (),
+    console: Console | None = None,
+) -> Blended:
     """Every edited face carried back into the photo in turn; where a drag's mask is 0 it changes nothing.
 
     A later face is carried back into what the earlier ones left, so that faces whose crops overlap keep both edits.
+    `blend.stitch` needs an artist for each change; no other setting asks them for anything.
     """
+    if config.stitch and len(artists) != len(changes):
+        raise UsageError(
+            f"blend.stitch is {config.stitch}, but {len(artists)} generators are at hand for {len(changes)} "
+            "edited faces: give what draws each face, or blend.stitch=0."
+        )
     user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
     result, mask = photo, np.zeros(photo.shape_hw, np.float32)
-    for crop, dragged in changes:
+    for number, (crop, dragged) in enumerate(changes):
         before, after = pixels_of(dragged.start), pixels_of(dragged.edited.image)
         bounds = user_mask if dragged.mask is None else dragged.mask
         if user_mask is not None and dragged.mask is not None:
             bounds = user_mask * dragged.mask
         guides = guides_of(dragged) if config.method == "flow" else None
-        change = Change(crop.alignment, before, after, bounds, guides)
-        outcome = carry_back(result, change, settings_of(config, dragged))
+        change, settings = Change(crop.alignment, before, after, bounds, guides), settings_of(config, dragged)
+        if config.stitch:
+            name = "stitch" if len(changes) == 1 else f"stitch {number + 1}/{len(changes)}"
+            with watched_steps(console or Console(progress=False), name) as on_step:
+                artist, grey = artists[number], photo.is_grey
+                change = stitched(change, crop, dragged, artist, settings, config.stitch, grey, on_step)
+        outcome = carry_back(result, change, settings)
         result, mask = outcome.photo, np.maximum(mask, outcome.mask)
     changed = count_changed(photo, result.pixels)
     original = preview(photo.to_u8())
