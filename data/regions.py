@@ -14,6 +14,7 @@ MOUTH = slice(48, 60)
 FOREHEAD = 0.55  # of the distance from chin to brows: how far the face goes on above the brows
 FEATHER = 0.05  # of the distance between the eyes: blur of every border
 EYE_GROWTH, MOUTH_GROWTH = 1.6, 1.35  # lids, lashes and lips' surroundings belong to what is looked at
+CLOSED = 0.2  # height of an eye over its width: below, it counts as closed
 _FRACTION_BITS = 4
 
 
@@ -39,10 +40,19 @@ def eyes_and_mouth_mask(landmarks: ArrayLike, size: int) -> Mask:
     return _filled([*parts, _grown(points[MOUTH], MOUTH_GROWTH)], size, _feather_px(points))
 
 
-def openings_mask(landmarks: ArrayLike, size: int) -> Mask:
-    """[size, size] in [0, 1]: between the lids and within the outer lips, where something hidden may be uncovered."""
-    points = np.asarray(landmarks, np.float64)
-    return _filled([points[part] for part in (*EYES, MOUTH)], size, _feather_px(points))
+def openings_mask(before: ArrayLike, after: ArrayLike, size: int) -> Mask:
+    """[size, size] in [0, 1]: where an edit may uncover something, by landmarks [68, 2] before and after it: within the
+    outer lips, and between lids that were closed."""
+    first, second = (np.asarray(points, np.float64) for points in (before, after))
+    parts = [MOUTH, *(eye for eye in EYES if _opening(first[eye]) < CLOSED)]
+    masks = [_filled([points[part] for part in parts], size, _feather_px(points)) for points in (first, second)]
+    return np.maximum(*masks)
+
+
+def _opening(eye: NDArray[np.float64]) -> float:
+    """Height over width of an eye's six landmarks (eye aspect ratio, Soukupova and Cech 2016)."""
+    height = np.linalg.norm(eye[[1, 2]] - eye[[5, 4]], axis=1).mean()
+    return float(height / max(np.linalg.norm(eye[0] - eye[3]), 1e-9))
 
 
 def _grown(points: NDArray[np.float64], factor: float) -> NDArray[np.float64]:

@@ -59,7 +59,8 @@ class BlendSettings:
 class Change:
     """An edit of a crop: before and after it, [R,R,3] float32 RGB in [-1,1]; where the photo may change, [H,W] in
     [0,1], None for everywhere; points that match in both pictures, None where none are known; the parts of the crop
-    that may open and show something new, as mouth and eyes do, [R,R] in [0,1], None where that is not known."""
+    that may open and show something new, as mouth and eyes do, [R,R] in [0,1], None where that is not known; the mask
+    [R,R] in [0,1] that is blended by, None for that of the difference (`edit_mask`)."""
 
     alignment: Alignment
     before: Field
@@ -67,6 +68,7 @@ class Change:
     mask_photo: NDArray[np.float32] | None = None
     guides: Guides | None = None
     openings: Field | None = None
+    mask_crop: Field | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -140,6 +142,14 @@ def as_grey(change: Field) -> Field:
     return np.repeat((change @ LUMA)[..., None], 3, axis=2)
 
 
+def mask_of(change: Change, settings: BlendSettings, grey: bool, rim: float | None = None) -> Field:
+    """[R,R] float32 in [0,1]: the mask that comes with the change, or else the `edit_mask` of its difference."""
+    if change.mask_crop is not None:
+        return change.mask_crop
+    difference = difference_of(change, grey)
+    return edit_mask(difference, feather=settings.feather, threshold=settings.threshold, rim=rim)
+
+
 def edit_mask(difference: Field, *, feather: float, threshold: float, rim: float | None = None) -> Field:
     """[R,R] float32 in [0,1]: 1 where an edit changed the crop, falling smoothly to 0 round it and at the crop's rim.
 
@@ -199,6 +209,8 @@ def check(photo: Photo, change: Change) -> None:
             f"The alignment was made for a photo of {list(alignment.photo_shape)} (H, W), but this one has "
             f"{list(photo.shape_hw)}."
         )
+    if change.mask_crop is not None and change.mask_crop.shape != (side, side):
+        raise UsageError(f"The mask on the crop must be [{side},{side}], but it is {list(change.mask_crop.shape)}.")
     if mask is not None and mask.shape != photo.shape_hw:
         raise UsageError(
             f"The mask must have the photo's size {list(photo.shape_hw)} (H, W), but it has {list(mask.shape)}."

@@ -12,7 +12,7 @@ from editing.blend_common import (
     Canvas,
     Change,
     difference_of,
-    edit_mask,
+    mask_of,
     row_bands,
     touched_roi,
     unchanged,
@@ -27,7 +27,7 @@ def blend_difference(photo: Photo, change: Change, settings: BlendSettings) -> B
     photo receives the change of brightness only.
     """
     difference = difference_of(change, photo.is_grey)
-    mask_crop = edit_mask(difference, feather=settings.feather, threshold=settings.threshold)
+    mask_crop = mask_of(change, settings, photo.is_grey)
     if not mask_crop.any():
         return unchanged(photo)
     canvas = Canvas.of(photo)

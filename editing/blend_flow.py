@@ -23,8 +23,7 @@ from editing.blend_common import (
     Canvas,
     Change,
     as_grey,
-    difference_of,
-    edit_mask,
+    mask_of,
     rising,
     row_bands,
     touched_roi,
@@ -82,8 +81,7 @@ def carriage(change: Change, settings: BlendSettings, grey: bool = False) -> Car
     """
     side = change.before.shape[0]
     before, after = (np.clip(x, -1, 1) for x in (change.before, change.after))
-    feather, difference = settings.feather, difference_of(change, grey)
-    mask = edit_mask(difference, feather=feather, threshold=settings.threshold, rim=RIM_SHARE * feather)
+    mask = mask_of(change, settings, grey, rim=RIM_SHARE * settings.feather)
     bounds = mask
     if change.mask_photo is not None:
         given = crop_mask(change.mask_photo, change.alignment)

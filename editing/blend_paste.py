@@ -17,8 +17,7 @@ from editing.blend_common import (
     Canvas,
     Change,
     as_grey,
-    difference_of,
-    edit_mask,
+    mask_of,
     touched_roi,
     unchanged,
 )
@@ -37,7 +36,7 @@ def blend_pasted(photo: Photo, change: Change, settings: BlendSettings) -> Blend
     Pixels where the resulting mask is 0 are bit-identical to the input. UsageError for a region of more than
     MOST_PIXELS, and where OpenCV cannot do it.
     """
-    mask_crop = edit_mask(difference_of(change, photo.is_grey), feather=settings.feather, threshold=settings.threshold)
+    mask_crop = mask_of(change, settings, photo.is_grey)
     if not mask_crop.any():
         return unchanged(photo)
     x0, y0, x1, y1 = roi = touched_roi(change.alignment, mask_crop)

@@ -21,27 +21,46 @@ from editing.blend_common import count_changed
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Blended, Dragged
 from pipeline.pictures import image_u8, preview
+from pipeline.progress import Console, watched_steps
 from pipeline.stages import FORMATS, pixels_of
+from pipeline.stitching import Artist, stitched
 
 if TYPE_CHECKING:
     from pipeline.schema import BlendConfig
 
 
-def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendConfig) -> Blended:
+def blend(
+    photo: Photo,
+    changes: Sequence[tuple[Crop, Dragged]],
+    config: BlendConfig,
+    artists: Sequence[Artist] = (),
+    console: Console | None = None,
+) -> Blended:
     """Every edited face carried back into the photo in turn; where a drag's mask is 0 it changes nothing.
 
     A later face is carried back into what the earlier ones left, so that faces whose crops overlap keep both edits.
+    `blend.stitch` needs an artist for each change; no other setting asks them for anything.
     """
+    if config.stitch and len(artists) != len(changes):
+        raise UsageError(
+            f"blend.stitch is {config.stitch}, but {len(artists)} generators are at hand for {len(changes)} "
+            "edited faces: give what draws each face, or blend.stitch=0."
+        )
     user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
     result, mask = photo, np.zeros(photo.shape_hw, np.float32)
-    for crop, dragged in changes:
+    for number, (crop, dragged) in enumerate(changes):
         before, after = pixels_of(dragged.start), pixels_of(dragged.edited.image)
         bounds = user_mask if dragged.mask is None else dragged.mask
         if user_mask is not None and dragged.mask is not None:
             bounds = user_mask * dragged.mask
         guides, openings = matches_of(dragged) if config.method == "flow" else (None, None)
-        change = Change(crop.alignment, before, after, bounds, guides, openings)
-        outcome = carry_back(result, change, settings_of(config, dragged))
+        change, settings = Change(crop.alignment, before, after, bounds, guides, openings), settings_of(config, dragged)
+        if config.stitch:
+            name = "stitch" if len(changes) == 1 else f"stitch {number + 1}/{len(changes)}"
+            with watched_steps(console or Console(progress=False), name) as on_step:
+                artist, grey = artists[number], photo.is_grey
+                change = stitched(change, crop, dragged, artist, settings, config.stitch, grey, on_step)
+        outcome = carry_back(result, change, settings)
         result, mask = outcome.photo, np.maximum(mask, outcome.mask)
     if config.label is not None:
         result, labelled = label_photo(result, config.label, cast("Corner", config.label_corner))
@@ -81,21 +100,22 @@ def settings_of(config: BlendConfig, dragged: Dragged) -> BlendSettings:
 
 def matches_of(dragged: Dragged) -> tuple[Guides | None, np.ndarray | None]:
     """Points of the crop that match before and after the edits: the face's landmarks, where one is found in both, and
-    what one edit dragged by hand; and eyes and mouth, in both pictures, which may open."""
-    edited, openings = dragged.edited, None
-    pairs = []
-    pictures = image_u8(dragged.start), image_u8(edited.image)
+    what one edit dragged by hand; and where it may open."""
+    edited, openings, pairs = dragged.edited, None, list[tuple[np.ndarray, np.ndarray]]()
+    first, second = image_u8(dragged.start), image_u8(edited.image)
     try:
-        boxes = tuple(faces_in_crop(picture)[0].box for picture in pictures)
-        found = tuple(steady_landmarks(picture, boxes) for picture in pictures)
-        pairs.append(found)
-        openings = np.maximum(*(openings_mask(points, pictures[0].shape[0]) for points in found))
+        boxes = [faces_in_crop(first)[0].box]
+        before = after = steady_landmarks(first, boxes)
+        openings = openings_mask(before, after, len(first))
+        boxes.append(faces_in_crop(second)[0].box)
+        before, after = steady_landmarks(first, boxes), steady_landmarks(second, boxes)
+        openings = openings_mask(before, after, len(first))
+        pairs.append((before, after))
     except NoFaceError:
-        pass
+        pass  # an edit may leave no face that is found: what may open is then where it was before
     if len(dragged.told) == 1 and dragged.told[0].get("points"):
         tracks = edited.tracks.double().numpy()
         pairs.append((tracks[0], tracks[round(edited.metrics["best_step"])]))
     if not pairs:
-        return None, None
-    before, after = (np.concatenate(points) for points in zip(*pairs, strict=True))
-    return Guides(before, after), openings
+        return None, openings
+    return Guides(*(np.concatenate(points) for points in zip(*pairs, strict=True))), openings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -279,15 +279,19 @@ class Chain:
 
     def _blend(self, faces: Sequence[FaceWork]) -> Stored[BlendFacts]:
         config = self.config.blend
-        edited = [(face.crop, face.dragged) for face in faces if face.dragged is not None]
+        edited = [(face, face.dragged) for face in faces if face.dragged is not None]
         if not edited:
             raise MissingStageError("edit")
+        without = {"mask", "c2pa_certificates", "c2pa_key"} | ({"stitch"} if config.stitch == 0 else set())
         inputs = {
             "photo": self.setup.photo_sha256,
             "edits": [dragged.key for _, dragged in edited],
             "mask": stages.mask_hash(config.mask),
-            "config": plain_config(config, {"mask", "c2pa_certificates", "c2pa_key"}),
+            "config": plain_config(config, without),
             "signed": [stages.mask_hash(path) for path in (config.c2pa_certificates, config.c2pa_key)],
         }
-        changes = [(crop, dragged.value) for crop, dragged in edited]
-        return self.engine.obtain(BLEND, inputs, lambda _: blend(needed(self.setup.photo), changes, config))
+        changes, console = [(face.crop, dragged.value) for face, dragged in edited], self.engine.console
+        artists = [partial(self._drawn, face) for face, _ in edited]
+        return self.engine.obtain(
+            BLEND, inputs, lambda _: blend(needed(self.setup.photo), changes, config, artists, console)
+        )

@@ -187,7 +187,10 @@ class TuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class BlendConfig:
-    """How the change is carried back into the photo (`editing.blend`); `feather` is a fraction of the crop's side."""
+    """How the change is carried back into the photo (`editing.blend`); `feather` is a fraction of the crop's side.
+
+    `stitch`: steps of stitching tuning before (`editing.stitch`), 0 for none.
+    """
 
     KEY: ClassVar[str] = "blend"
     method: str = knob("flow", choices=("flow", "difference", "laplacian", "poisson", "crop"))
@@ -195,6 +198,7 @@ class BlendConfig:
     tint: float = knob(0.0, 0, 1)
     feather: float = knob(0.04, 0, 0.5)
     threshold: float = knob(0.02, 0, 2)
+    stitch: int = knob(0, 0, 10000)
     mask: str | None = knob(None, path=True)
     format: str = knob("keep", choices=("keep", "jpeg", "png", "tiff", "webp"))
     quality: int = knob(95, 1, 100)

@@ -13,6 +13,7 @@ from data.alignment import Alignment, Crop, align_ffhq, align_precropped, align_
 from data.errors import NoFaceError, UsageError
 from data.landmarks import find_faces
 from data.photo import Photo, read_photo
+from data.regions import openings_mask
 from editing.drag import Edited
 from pipeline import blending
 from pipeline.locating import faces_in_crop
@@ -84,10 +85,20 @@ def test_landmarks_guide_the_flow_and_tell_what_may_open(monkeypatch: pytest.Mon
     guides, openings = blending.matches_of(replace(dragged(0.1), start=torch.from_numpy(crop.image), edited=edited))
     assert guides is not None and openings is not None
     assert (guides.after - guides.before).mean(axis=0) == pytest.approx([3.0, 0.0], abs=0.7)
-    inside = np.rint(guides.before[[[37, 40], [43, 46], [51, 57]]].mean(axis=1)).astype(int)
-    assert openings[inside[:, 1], inside[:, 0]].min() > 0.6
+    places = ([[51, 57]], [[37, 40], [43, 46]])
+    mouth, eyes = (np.rint(guides.before[pairs].mean(axis=1)).astype(int) for pairs in places)
+    assert openings[mouth[:, 1], mouth[:, 0]].min() > 0.9
+    assert openings[eyes[:, 1], eyes[:, 0]].max() < 0.1
+    closed = guides.before.copy()
+    closed[[37, 38, 43, 44]] = closed[[41, 40, 47, 46]] - [0.0, 0.5]
+    opened = openings_mask(closed, guides.before, 128)
+    assert opened[eyes[:, 1], eyes[:, 0]].min() > 0.5
     cheek = np.rint(guides.before[[2, 14]]).astype(int)
     assert openings[cheek[:, 1], cheek[:, 0]].max() < 0.1
+    lost = replace(edited, image=torch.zeros_like(edited.image))
+    guides, openings = blending.matches_of(replace(dragged(0.1), start=torch.from_numpy(crop.image), edited=lost))
+    assert guides is None and openings is not None
+    assert openings[mouth[:, 1], mouth[:, 0]].min() > 0.9
 
 
 def test_faces_whose_crops_overlap_keep_both_edits() -> None:
