@@ -24,6 +24,7 @@ from editing.blend_common import (
     Change,
     as_grey,
     mask_of,
+    rim_window,
     rising,
     row_bands,
     touched_roi,
@@ -98,7 +99,8 @@ def carriage(change: Change, settings: BlendSettings, grey: bool = False) -> Car
         if change.openings is not None:
             new = new * change.openings
     added = new[..., None] * left + (1 - new[..., None]) * np.float32(settings.tint) * area
-    added = np.asarray(added / 2 * bounds[..., None], np.float32)
+    # Colours end at the crop's rim more softly than motion does: a border of colour is seen.
+    added = np.asarray(added / 2 * (bounds * rim_window(side, settings.feather))[..., None], np.float32)
     return Carriage(flow, as_grey(added) if grey else added, mask)
 
 

@@ -130,6 +130,17 @@ def test_tints_of_whole_areas_are_left_out_unless_they_are_asked_for(photo: Phot
     assert redder(rest="all") == pytest.approx(0.3, abs=0.08)
 
 
+def test_colours_of_the_whole_crop_show_no_border(photo: Photo) -> None:
+    before = crop_of(photo.pixels)
+    after = (before * np.float32(0.8) + np.float32(0.2)).astype(np.float32)
+    pixels = blend(photo, Change(alignment(), before, after), BlendSettings(rest="all")).photo.pixels
+    gain = (pixels.astype(float) - photo.pixels).mean(axis=2) / photo.max_value
+    assert gain[310, 270] > 0.05
+    smooth = cv2.GaussianBlur(gain, (0, 0), 4.0)
+    # The ramp of 10 crop pixels is 32 photo pixels long.
+    assert max(np.abs(np.diff(smooth, axis=axis)).max() for axis in (0, 1)) < 2.0 * 0.1 / 32
+
+
 def test_motion_ends_softly_inside_a_hard_mask(photo: Photo, change: Change) -> None:
     half = np.zeros(photo.shape_hw, np.float32)
     half[:, 260:] = 1
