@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.alignment import Crop
 from data.errors import NoFaceError, UsageError
@@ -16,7 +17,7 @@ from data.photo import Photo, read_mask
 from data.provenance import Signing, read_signing
 from editing.blend import BlendSettings, Change, Guides
 from editing.blend import blend as carry_back
-from editing.blend_common import count_changed
+from editing.blend_common import count_changed, row_bands
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Blended, Dragged
 from pipeline.pictures import image_u8, preview
@@ -32,16 +33,22 @@ def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendCo
     A later face is carried back into what the earlier ones left, so that faces whose crops overlap keep both edits.
     """
     user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
-    result, mask = photo, np.zeros(photo.shape_hw, np.float32)
-    for crop, dragged in changes:
+    result = photo
+    mask: NDArray[np.float32] | None = None
+    for number, (crop, dragged) in enumerate(changes, 1):
         before, after = pixels_of(dragged.start), pixels_of(dragged.edited.image)
         bounds = user_mask if dragged.mask is None else dragged.mask
         if user_mask is not None and dragged.mask is not None:
-            bounds = user_mask * dragged.mask
+            # A mask is larger than an 8-bit photo: for the last face the product takes the place of the user's.
+            bounds = np.multiply(user_mask, dragged.mask, out=user_mask if number == len(changes) else None)
         guides = guides_of(dragged) if config.method == "flow" else None
         change = Change(crop.alignment, before, after, bounds, guides)
         outcome = carry_back(result, change, settings_of(config, dragged))
-        result, mask = outcome.photo, np.maximum(mask, outcome.mask)
+        result, mask = outcome.photo, outcome.mask if mask is None else _joined(mask, outcome.mask)
+        del outcome, change, bounds
+    del user_mask
+    if mask is None:
+        mask = np.zeros(photo.shape_hw, np.float32)
     if config.label is not None:
         result, labelled = label_photo(result, config.label, cast("Corner", config.label_corner))
         mask[labelled] = 1
@@ -49,6 +56,15 @@ def blend(photo: Photo, changes: Sequence[tuple[Crop, Dragged]], config: BlendCo
     original = preview(photo.to_u8())
     format = FORMATS[config.format]
     return Blended(result, original, mask, changed / mask.size, format, config.quality, signing_of(config))
+
+
+def _joined(mask: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`mask` [H,W] with the greater of both, in place; rows in which the other is 0 are not written to, so that memory
+    that was never used stays so."""
+    for top, bottom in row_bands(mask.shape[1], (0, mask.shape[0])):
+        if other[top:bottom].any():
+            np.maximum(mask[top:bottom], other[top:bottom], out=mask[top:bottom])
+    return mask
 
 
 def signing_of(config: BlendConfig) -> Signing | None:
