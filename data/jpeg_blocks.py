@@ -10,6 +10,10 @@ is touched when one of its pixels shall differ from the source's. What is exact:
 
 Inside a touched MCU the quantised DCT of the difference is added to the source's coefficients, so that what the edit
 moved little is not compressed a second time, unless compressing the new pixels anew comes nearer to them.
+
+Memory: libjpeg holds the coefficients of a whole photo (2 bytes each), and ours stand beside them while it reads and
+writes. Together that is twice the photo's pixels with chroma halved both ways (4:2:0), four times without (4:4:4).
+Everything else is smaller and held at other times.
 """
 
 import hashlib

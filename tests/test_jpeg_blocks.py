@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -450,3 +451,34 @@ def test_no_room_to_put_pixels_aside_is_a_reason(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(jpeg_blocks.tempfile, "TemporaryFile", full)
     with pytest.raises(BlocksNotKeptError, match=r"cannot be put aside \(No space left"):
         retouched_jpeg(BASE, decoded(BASE), BASE)
+
+
+def test_decoded_pictures_and_coefficients_are_never_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is larger than the photo, and libjpeg holds the coefficients once more while it reads and writes them."""
+    held: dict[str, list[weakref.ref]] = {"decoded": [], "read_coefficients": []}
+
+    def watch(name: str) -> None:
+        make = getattr(jpeg_blocks, name)
+
+        def made(*args: object) -> object:
+            others = [ref() for other, refs in held.items() if other != name for ref in refs]
+            assert all(other is None for other in others), f"something is still held where {name} begins"
+            found = make(*args)
+            held[name].append(weakref.ref(found))
+            return found
+
+        monkeypatch.setattr(jpeg_blocks, name, made)
+
+    watch("decoded")
+    watch("read_coefficients")
+    write = jpeg_blocks.write_coefficients
+
+    def written(*args: object) -> bytes:
+        assert all(ref() is None for ref in held["decoded"])
+        return write(*args)
+
+    monkeypatch.setattr(jpeg_blocks, "write_coefficients", written)
+    wanted = decoded(BASE).copy()
+    wanted[10:20, 10:20] = 0
+    retouched_jpeg(BASE, wanted, BASE)
+    assert (len(held["decoded"]), len(held["read_coefficients"])) == (2, 1), "source and result, and the source's"
