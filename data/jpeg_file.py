@@ -121,6 +121,7 @@ def read_coefficients(source: bytes) -> Any:
             path.write_bytes(source)
             jpeglib.version.set(LIBRARY)
             jpeg = jpeglib.read_dct(str(path))
+            jpeg.content = source  # the same bytes, which it would hold a second time
             jpeg.load()
     except (OSError, RuntimeError, ValueError) as error:
         raise BlocksNotKeptError("its coefficients cannot be read") from error

@@ -169,7 +169,8 @@ def read_mask(path: Path | str, shape_hw: tuple[int, int], white: str = "may cha
             f"The mask {Path(path).name!r} has {mask_width} x {mask_height} pixels, but the upright photo has "
             f"{width} x {height}; paint the mask at the size of the photo."
         )
-    mask: NDArray[np.float32] = photo.pixels.mean(axis=2, dtype=np.float32) / np.float32(photo.max_value)
+    mask: NDArray[np.float32] = photo.pixels.mean(axis=2, dtype=np.float32)
+    mask /= np.float32(photo.max_value)
     if photo.alpha is not None:
         mask *= photo.alpha.astype(np.float32) / np.float32(photo.max_value)
     if not mask.any():

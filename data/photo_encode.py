@@ -129,8 +129,7 @@ def _retouch_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
     reverse = {6: 8, 8: 6}.get(orientation, orientation)
     exif = stored_exif(photo.exif, orientation) if photo.exif else None
     if exif is not None and photo.has_thumbnail:
-        turned: Any = turn_upright(photo.pixels, reverse)
-        as_stored = replace(photo, pixels=np.ascontiguousarray(turned), alpha=None)
+        as_stored = replace(photo, pixels=turn_upright(photo.pixels, reverse), alpha=None)
         exif = with_thumbnail(exif, as_stored, JPEG_EXIF_BYTES)
     if orientation != 1 and (exif is None or len(exif) > JPEG_EXIF_BYTES):
         raise BlocksNotKeptError("its EXIF block cannot say how its pixels are turned")

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.alignment import Crop
 from data.errors import NoFaceError, UsageError
@@ -17,7 +18,7 @@ from data.provenance import Signing, read_signing
 from data.regions import openings_mask
 from editing.blend import BlendSettings, Change, Guides
 from editing.blend import blend as carry_back
-from editing.blend_common import count_changed
+from editing.blend_common import count_changed, row_bands
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Blended, Dragged
 from pipeline.pictures import image_u8, preview
@@ -47,21 +48,27 @@ def blend(
             "edited faces: give what draws each face, or blend.stitch=0."
         )
     user_mask = None if config.mask is None else read_mask(config.mask, photo.shape_hw)
-    result, mask = photo, np.zeros(photo.shape_hw, np.float32)
-    for number, (crop, dragged) in enumerate(changes):
+    result = photo
+    mask: NDArray[np.float32] | None = None
+    for number, (crop, dragged) in enumerate(changes, 1):
         before, after = pixels_of(dragged.start), pixels_of(dragged.edited.image)
         bounds = user_mask if dragged.mask is None else dragged.mask
         if user_mask is not None and dragged.mask is not None:
-            bounds = user_mask * dragged.mask
+            # A mask is larger than an 8-bit photo: for the last face the product takes the place of the user's.
+            bounds = np.multiply(user_mask, dragged.mask, out=user_mask if number == len(changes) else None)
         guides, openings = matches_of(dragged) if config.method == "flow" else (None, None)
         change, settings = Change(crop.alignment, before, after, bounds, guides, openings), settings_of(config, dragged)
         if config.stitch:
-            name = "stitch" if len(changes) == 1 else f"stitch {number + 1}/{len(changes)}"
+            name = "stitch" if len(changes) == 1 else f"stitch {number}/{len(changes)}"
             with watched_steps(console or Console(progress=False), name) as on_step:
-                artist, grey = artists[number], photo.is_grey
+                artist, grey = artists[number - 1], photo.is_grey
                 change = stitched(change, crop, dragged, artist, settings, config.stitch, grey, on_step)
         outcome = carry_back(result, change, settings)
-        result, mask = outcome.photo, np.maximum(mask, outcome.mask)
+        result, mask = outcome.photo, outcome.mask if mask is None else _joined(mask, outcome.mask)
+        del outcome, change, bounds
+    del user_mask
+    if mask is None:
+        mask = np.zeros(photo.shape_hw, np.float32)
     if config.label is not None:
         result, labelled = label_photo(result, config.label, cast("Corner", config.label_corner))
         mask[labelled] = 1
@@ -69,6 +76,15 @@ def blend(
     original = preview(photo.to_u8())
     format = FORMATS[config.format]
     return Blended(result, original, mask, changed / mask.size, format, config.quality, signing_of(config))
+
+
+def _joined(mask: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`mask` [H,W] with the greater of both, in place; rows in which the other is 0 are not written to, so that memory
+    that was never used stays so."""
+    for top, bottom in row_bands(mask.shape[1], (0, mask.shape[0])):
+        if other[top:bottom].any():
+            np.maximum(mask[top:bottom], other[top:bottom], out=mask[top:bottom])
+    return mask
 
 
 def signing_of(config: BlendConfig) -> Signing | None:

@@ -115,4 +115,5 @@ def mask_on_photo(mask: Tensor, alignment: Alignment) -> np.ndarray:
     """A crop's mask [1, 1, R, R] in [0, 1] as [H, W] float32 in photo pixels; beyond the crop its border goes on."""
     height, width = alignment.photo_shape
     values = np.ascontiguousarray(mask[0, 0].cpu().numpy()[..., None], np.float32)
-    return np.clip(warp_to_photo(values, alignment, (0, 0, width, height))[..., 0], 0, 1)
+    found = warp_to_photo(values, alignment, (0, 0, width, height))[..., 0]
+    return np.clip(found, 0, 1, out=found)

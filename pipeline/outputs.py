@@ -25,7 +25,7 @@ from inversion.projector import Inversion
 from pipeline.artifacts import StageWriter, read_json, read_tensors
 from pipeline.engine import StageSpec
 from pipeline.frames import FRAMES
-from pipeline.pictures import enlarged, image_u8, png_bytes, preview, side_by_side
+from pipeline.pictures import enlarged, image_u8, mask_u8, png_bytes, preview, side_by_side
 from pipeline.video import drag_frames, write_video
 
 FACTS = "facts.json"
@@ -351,7 +351,7 @@ def _save_dragged(writer: StageWriter, dragged: Dragged) -> None:
     writer.bytes(EDITED, png_bytes(after))
     writer.bytes(PAIR, png_bytes(side_by_side(enlarged(before), enlarged(after))))
     if dragged.mask is not None:
-        writer.bytes(DRAG_MASK, png_bytes(np.rint(dragged.mask * 255).astype(np.uint8)))
+        writer.bytes(DRAG_MASK, png_bytes(mask_u8(dragged.mask)))
     if edited.frames:
         codec = write_video(writer.path(VIDEO), dragged.film(), dragged.fps)
     facts = {**_course(edited), "frame_every": dragged.frame_every, "fps": dragged.fps, "told": list(dragged.told)}
@@ -395,7 +395,8 @@ def _save_blended(writer: StageWriter, blended: Blended) -> None:
     if blended.signing is not None and photo.path is not None:
         data = sign_photo(data, photo.path, blended.signing, title=result)
     writer.bytes(result, data)
-    writer.bytes(MASK, png_bytes(np.rint(blended.mask * 255).astype(np.uint8)))
+    del data
+    writer.bytes(MASK, png_bytes(mask_u8(blended.mask)))
     pair = side_by_side(preview(blended.original), preview(photo.to_u8()))
     writer.bytes(PAIR, png_bytes(pair, photo.icc))
     facts = {"result": result, "changed_fraction": blended.changed_fraction}

@@ -13,6 +13,7 @@ from torch import Tensor
 MIN_CROP_SIDE_PX = 256
 MAX_PREVIEW_SIDE_PX = 1400
 PAIR_GAP_PX = 8
+BAND_PIXELS = 200_000
 _GAP_GREY = 255
 
 
@@ -32,6 +33,15 @@ def sheet(tiles: np.ndarray, columns: int) -> np.ndarray:
     n, h, w, c = tiles.shape
     rows = tiles.reshape(n // columns, columns, h, w, c).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(rows.reshape(n // columns * h, columns * w, c))
+
+
+def mask_u8(mask: np.ndarray) -> np.ndarray:
+    """A mask [H, W] of floats in [0, 1] as a picture, uint8, rounded; a few rows at a time."""
+    picture = np.empty(mask.shape, np.uint8)
+    rows = max(1, BAND_PIXELS // max(1, mask.shape[1]))
+    for top in range(0, len(mask), rows):
+        picture[top : top + rows] = np.rint(mask[top : top + rows] * 255)
+    return picture
 
 
 def preview(rgb: np.ndarray, max_side_px: int = MAX_PREVIEW_SIDE_PX) -> np.ndarray:

@@ -269,7 +269,7 @@ def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int], console: Con
         asked = preset_drag(config.preset, landmarks, config.strength, shape)
     if mask is None or asked.mask is None:
         return Drag(asked.handles, asked.targets, asked.mask if mask is None else mask)
-    return Drag(asked.handles, asked.targets, asked.mask * mask)
+    return Drag(asked.handles, asked.targets, np.multiply(asked.mask, mask, out=mask))
 
 
 def check_direction(generator: Generator, config: EditConfig) -> None:
@@ -357,7 +357,7 @@ def edit_in_a_row(
         before += made[-1].film() if number < len(steps) else []
     told = tuple(step.told for step in steps)
     masks = [step.drag.mask for step in steps if step.drag.mask is not None]
-    mask = np.maximum.reduce(masks) if len(masks) == len(steps) else None
+    mask = _greatest(masks) if len(masks) == len(steps) else None
     return replace(made[-1], start=start, mask=mask, told=told, before=before)
 
 
@@ -380,7 +380,8 @@ def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> 
     mask = inverted.counting.mask
     if not inverted.rest_stays or mask is None:
         return dragged
-    return replace(dragged, mask=_product(dragged.mask, mask_on_photo(mask, alignment)))
+    rest = mask_on_photo(mask, alignment)
+    return replace(dragged, mask=rest if dragged.mask is None else np.multiply(dragged.mask, rest, out=rest))
 
 
 def _settings_of(kind: type[S], config: EditConfig) -> S:
@@ -412,10 +413,12 @@ def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) ->
         return None
 
 
-def _product(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first * second
+def _greatest(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """The greatest of masks [H, W] at every pixel; of one the very mask."""
+    greatest = masks[0] if len(masks) == 1 else np.maximum(masks[0], masks[1])
+    for mask in masks[2:]:
+        np.maximum(greatest, mask, out=greatest)
+    return greatest
 
 
 def pixels_of(image: Tensor) -> np.ndarray:

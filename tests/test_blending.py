@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.alignment import Alignment, Crop, align_ffhq, align_precropped, align_quad, crop_photo
 from data.errors import NoFaceError, UsageError
@@ -15,7 +16,7 @@ from data.landmarks import find_faces
 from data.photo import Photo, read_photo
 from data.regions import openings_mask
 from editing.drag import Edited
-from pipeline import blending
+from pipeline import blending, pictures, stages
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Dragged
 from pipeline.run import run
@@ -116,6 +117,46 @@ def test_faces_whose_crops_overlap_keep_both_edits() -> None:
     assert np.abs(both.photo.pixels.astype(int) - 100 - first - second).max() <= 1
     assert np.array_equal(both.mask, np.maximum(alone[0].mask, alone[1].mask))
     assert np.array_equal(both.photo.pixels[both.mask == 0], photo.pixels[both.mask == 0])
+
+
+def test_masks_of_users_and_of_drags_count_together_and_stay_as_they_are(tmp_path: Path) -> None:
+    """Memory is used again for products and maxima, but never that of a mask which someone else holds."""
+    photo = Photo(np.full((60, 60, 3), 100, np.uint8))
+    quads = [[[x, y], [x, y + 40], [x + 40, y + 40], [x + 40, y]] for x, y in ((2.0, 2.0), (16.0, 14.0))]
+    random = np.random.default_rng(3)
+    own = [random.random((60, 60)).astype(np.float32) for _ in quads]
+    users = np.zeros((60, 60), np.uint8)
+    users[10:50, 10:50] = 200
+    Image.fromarray(users).save(tmp_path / "mask.png")
+    changes = [
+        (crop_of(align_quad(quad, (60, 60), SIDE)), dragged(by, mask=mask.copy()))
+        for quad, by, mask in zip(quads, (0.4, -0.3), own, strict=True)
+    ]
+    config = BlendConfig(method="difference", mask=str(tmp_path / "mask.png"))
+    both = blending.blend(photo, changes, config)
+    products = [
+        (crop, replace(one, mask=mask * (users / np.float32(255))))
+        for (crop, one), mask in zip(changes, own, strict=True)
+    ]
+    alone = [blending.blend(photo, [one], BlendConfig(method="difference")) for one in products]
+    assert np.allclose(both.mask, np.maximum(alone[0].mask, alone[1].mask), atol=1e-6)
+    assert (both.mask > 0).any() and not both.mask[users == 0].any()
+    assert all(np.array_equal(one.mask, mask) for (_, one), mask in zip(changes, own, strict=True))
+
+
+def test_the_greatest_of_several_masks() -> None:
+    masks = list(np.random.default_rng(4).random((4, 5, 6)).astype(np.float32))
+    before = [mask.copy() for mask in masks]
+    for count in range(1, 5):
+        assert np.array_equal(stages._greatest(masks[:count]), np.max(before[:count], axis=0))
+    assert np.array_equal(masks, before)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_a_mask_as_a_picture(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(pictures, "BAND_PIXELS", 9 * rows)
+    mask = np.random.default_rng(5).random((7, 9)).astype(np.float32)
+    assert np.array_equal(pictures.mask_u8(mask), np.rint(mask * 255).astype(np.uint8))
 
 
 def test_a_label_is_part_of_what_may_change(generator: Path, tmp_path: Path) -> None:

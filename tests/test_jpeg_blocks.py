@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -397,3 +398,87 @@ def test_the_result_of_a_run_keeps_blocks_or_says_why_not(tmp_path: Path, file_i
         assert facts["reencoded"] is None
     else:
         assert "cannot be read any more" in facts["reencoded"]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2, None])
+@pytest.mark.parametrize("values", [1, 16 * 5 * 3, 16 * 203 * 3 * 2])
+def test_bands_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: int, subsampling: int | None, progressive: bool
+) -> None:
+    """Bands of one row of MCUs, worked on MCU by MCU, and bands of two: touched MCUs lie at both sides of borders."""
+    step_yx, channels = (1, 1) if subsampling is None else STEPS_YX[subsampling], 1 if subsampling is None else 3
+    options = {} if subsampling is None else {"subsampling": subsampling}
+    source = jpeg(detailed(101, 203, channels), quality=90, progressive=progressive, **options)
+    before = decoded(source)
+    wanted = before.copy()
+    random = np.random.default_rng(5)
+    # Two whole MCUs at a border, one pixel at each side of another, the last corner, and a single grey step.
+    wanted[16:48, 32:64] = random.integers(0, 256, (32, 32, channels))
+    wanted[79:81, 150] = 255 - wanted[79:81, 150]
+    wanted[95:, 190:] = 17
+    wanted[64, 0] ^= 1
+    whole = retouched_jpeg(source, wanted, source)
+    monkeypatch.setattr(jpeg_blocks, "BAND_VALUES", values)
+    result = retouched_jpeg(source, wanted, source)
+    assert np.abs(decoded(result).astype(int) - decoded(whole)).mean() < 0.01, "sums of floats may round otherwise"
+    assert_kept(source, result, touched_mcus(before, wanted, step_yx), step_yx, tmp_path)
+
+
+@pytest.mark.parametrize("place", [(31, 40), (32, 40), (39, 70), (100, 202), (0, 0)])
+def test_a_pixel_that_decodes_otherwise_is_found_beside_every_border(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[int, int]
+) -> None:
+    """What must stay is compared in bands of one row of MCUs; only the touched MCUs and their rim may differ."""
+    monkeypatch.setattr(jpeg_blocks, "BAND_VALUES", 1)
+    source = jpeg(detailed(101, 203), quality=90, subsampling=2)
+    frame = jpeg_blocks.read_frame(source)
+    touched = np.zeros((7, 13), bool)
+    touched[2, 3:5] = True
+    digests = []
+    for change in (0, 1):
+        pixels = decoded(source).copy()
+        pixels[place] ^= change
+        digests.append(jpeg_blocks._digest_outside(Image.fromarray(pixels), touched, frame))
+    inside = pixels_of(touched, (101, 203), (2, 2), rim=1)[place]
+    assert (digests[0] == digests[1]) == inside
+
+
+def test_no_room_to_put_pixels_aside_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jpeg_blocks.tempfile, "TemporaryFile", full)
+    with pytest.raises(BlocksNotKeptError, match=r"cannot be put aside \(No space left"):
+        retouched_jpeg(BASE, decoded(BASE), BASE)
+
+
+def test_decoded_pictures_and_coefficients_are_never_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is larger than the photo, and libjpeg holds the coefficients once more while it reads and writes them."""
+    held: dict[str, list[weakref.ref]] = {"decoded": [], "read_coefficients": []}
+
+    def watch(name: str) -> None:
+        make = getattr(jpeg_blocks, name)
+
+        def made(*args: object) -> object:
+            others = [ref() for other, refs in held.items() if other != name for ref in refs]
+            assert all(other is None for other in others), f"something is still held where {name} begins"
+            found = make(*args)
+            held[name].append(weakref.ref(found))
+            return found
+
+        monkeypatch.setattr(jpeg_blocks, name, made)
+
+    watch("decoded")
+    watch("read_coefficients")
+    write = jpeg_blocks.write_coefficients
+
+    def written(*args: object) -> bytes:
+        assert all(ref() is None for ref in held["decoded"])
+        return write(*args)
+
+    monkeypatch.setattr(jpeg_blocks, "write_coefficients", written)
+    wanted = decoded(BASE).copy()
+    wanted[10:20, 10:20] = 0
+    retouched_jpeg(BASE, wanted, BASE)
+    assert (len(held["decoded"]), len(held["read_coefficients"])) == (2, 1), "source and result, and the source's"
