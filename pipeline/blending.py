@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.alignment import Crop
-from data.errors import NoFaceError, UsageError
+from data.errors import ModelError, NoFaceError, UsageError
 from data.label import Corner, label_photo
 from data.landmarks import steady_landmarks
 from data.photo import Photo, read_mask
@@ -127,7 +127,7 @@ def matches_of(dragged: Dragged) -> tuple[Guides | None, np.ndarray | None]:
         before, after = steady_landmarks(first, boxes), steady_landmarks(second, boxes)
         openings = openings_mask(before, after, len(first))
         pairs.append((before, after))
-    except NoFaceError:
+    except (NoFaceError, ModelError):
         pass  # an edit may leave no face that is found: what may open is then where it was before
     if len(dragged.told) == 1 and dragged.told[0].get("points"):
         tracks = edited.tracks.double().numpy()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.alignment import Alignment, Crop, align_ffhq, align_precropped, align_quad, crop_photo
-from data.errors import NoFaceError, UsageError
+from data.errors import ModelError, NoFaceError, UsageError
 from data.landmarks import find_faces
 from data.photo import Photo, read_photo
 from data.regions import openings_mask
@@ -96,10 +96,17 @@ def test_landmarks_guide_the_flow_and_tell_what_may_open(monkeypatch: pytest.Mon
     assert opened[eyes[:, 1], eyes[:, 0]].min() > 0.5
     cheek = np.rint(guides.before[[2, 14]]).astype(int)
     assert openings[cheek[:, 1], cheek[:, 0]].max() < 0.1
+
+    # Without dlib's predictor nothing is known of a face, and the blend goes on without.
+    def missing(_picture: np.ndarray) -> list[object]:
+        raise ModelError("no predictor")
+
     lost = replace(edited, image=torch.zeros_like(edited.image))
     guides, openings = blending.matches_of(replace(dragged(0.1), start=torch.from_numpy(crop.image), edited=lost))
     assert guides is None and openings is not None
     assert openings[mouth[:, 1], mouth[:, 0]].min() > 0.9
+    monkeypatch.setattr(blending, "faces_in_crop", missing)
+    assert blending.matches_of(replace(dragged(0.1), start=torch.from_numpy(crop.image), edited=edited)) == (None, None)
 
 
 def test_faces_whose_crops_overlap_keep_both_edits() -> None:

@@ -50,7 +50,7 @@ def test_a_smooth_motion_is_found(side: int) -> None:
     error = np.linalg.norm(found - motion, axis=2) * 128 / side
     assert error.mean() < 0.1
     assert error[side // 4 : -side // 4, side // 4 : -side // 4].mean() < 0.25
-    assert np.linalg.norm(swell(side), axis=2).max() * 128 / side > 3
+    assert np.linalg.norm(motion, axis=2).mean() * 128 / side > 3 * error.mean(), "a flow of nothing would not do"
 
 
 def test_equal_pictures_do_not_move() -> None:
