@@ -32,6 +32,7 @@ ONLY_IN = {
     "matplotlib": ("pipeline.curves", "pipeline.montage"),
     "urllib.request": ("pipeline.downloads",),
     "http.client": ("pipeline.downloads",),
+    **dict.fromkeys(("starlette", "uvicorn", "websockets"), ("pipeline.studio",)),
 }
 """Foreign packages that are imported in these modules and nowhere else."""
 
