@@ -18,12 +18,13 @@ from data.alignment import Alignment
 from data.errors import UsageError
 from editing.points import Drag
 from pipeline.edit_config import EditConfig
+from pipeline.painted import check_painted
 from pipeline.validation import check_mapping
 
 EDITS = "edits.json"
 KIND, VERSION = "photodrag_edits", 1
-PARTS = ("preset", "like", "direction", "direction_layers", "strength", "method")
-"""What is told of an edit beside its points; the other settings are those of the run that makes it."""
+PARTS = ("preset", "like", "direction", "direction_layers", "strength", "method", "stop_after")
+"""What is told of an edit beside its points and its painted mask; the rest is as in the run that makes it."""
 MOST_BYTES = 10_000_000
 
 Told = dict[str, Any]
@@ -68,12 +69,15 @@ def read_edits(config: EditConfig) -> list[Told]:
 
 def check_edit(told: Any, what: str) -> None:
     """UsageError unless the settings of an edit are those of one."""
-    if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points"})):
+    if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points", "mask"})):
         detail = f": '{strange[0]}' is unknown" if isinstance(told, dict) else ""
         raise UsageError(f"{what} is no edit{detail}; allowed are points, {', '.join(PARTS)}.")
     try:
-        check_mapping(EditConfig, told, "edit.")
-        config = EditConfig(**told)
+        if "mask" in told:
+            check_painted(told["mask"])
+        plain = {name: value for name, value in told.items() if name != "mask"}
+        check_mapping(EditConfig, plain, "edit.")
+        config = EditConfig(**plain)
     except (UsageError, TypeError) as error:
         raise UsageError(f"{what} cannot be made: {error}") from error
     if not config.asks:

@@ -50,7 +50,7 @@ from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import VIDEO, Aligned, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8
 from pipeline.posing import pose_towards
-from pipeline.progress import Console, checkpointed_steps, watched_steps
+from pipeline.progress import Console, checkpointed_steps, stoppable_steps
 from pipeline.video import read_video
 
 if TYPE_CHECKING:
@@ -244,15 +244,22 @@ def sampled_crop(sampled: Sampled) -> Crop:
     return Crop(sampled.image.cpu().numpy(), np.ones((1, 1, size, size), np.float32), alignment)
 
 
-def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int], console: Console | None = None) -> Drag:
+def make_drag(
+    config: EditConfig,
+    crop: Crop,
+    pairs: Sequence[int],
+    console: Console | None = None,
+    painted: np.ndarray | None = None,
+) -> Drag:
     """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks, or
     the pose of `edit.like`.
 
-    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. A direction moves no
-    points. The console is told the pose. Raises NoFaceError when no landmarks are found here or in the other photo.
+    The mask is the user's, a file or `painted` [H, W] float32 in [0, 1], times the preset's; of pairs without one, that
+    of `edit.auto_mask`. A direction moves no points. The console is told the pose. Raises NoFaceError when no landmarks
+    are found here or in the other photo.
     """
     shape = crop.alignment.photo_shape
-    mask = None if config.mask is None else read_mask(config.mask, shape)
+    mask = painted if config.mask is None else read_mask(config.mask, shape)
     if config.direction is not None:
         return Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask)
     if not config.by_face:
@@ -312,23 +319,22 @@ def edit(
     mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
     by_features = not config.by_face or config.method in ("points", "published")
     locator = None if by_features else _locator(config, start, crop, console)
-    with watched_steps(console, title) as on_step:
+    with stoppable_steps(console, title, config.stop_after) as told:
         if config.method == "published":
-            edited = drag_published(
-                generator, w, noise, handles, targets, mask, _settings_of(PublishedSettings, config), on_step
-            )
+            published = _settings_of(PublishedSettings, config)
+            edited = drag_published(generator, w, noise, handles, targets, mask, published, *told)
         elif config.method == "landmarks" and locator is not None:
             moves, quick = targets - handles, _landmark_settings(config)
-            edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, on_step)
+            edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, *told)
             targets = edited.tracks[0].double().numpy() + moves
         else:
             person = None if face_network is None else _person(start.to(w), face_network)
             settings = _settings_of(DragSettings, config)
             if locator is None:
-                edited = drag(generator, w, noise, handles, targets, mask, settings, on_step, person=person)
+                edited = drag(generator, w, noise, handles, targets, mask, settings, *told, person)
             else:
                 moves = targets - handles
-                edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, on_step, person=person)
+                edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, *told, person)
                 targets = edited.tracks[0].double().numpy() + moves
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
 
