@@ -15,10 +15,10 @@ from pipeline.editability import editability_figures, try_presets
 from pipeline.edits import read_edits, told_of
 from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
-from pipeline.fitting import align_photo, invert_face, read_tools, tune_face, warn_of_frames
+from pipeline.fitting import align_photo, invert_face, read_tools, sampled_face, tune_face, warn_of_frames
 from pipeline.manifest import Manifest
 from pipeline.measuring import likeness_figures, lpips_trunks, read_instruments, shared_with, subject_of
-from pipeline.outputs import BLEND, EDIT, MEASURE, SAMPLE, BlendFacts, Measured
+from pipeline.outputs import BLEND, EDIT, MEASURE, BlendFacts, Measured
 from pipeline.schema import CHAIN
 from pipeline.together import Company, Member, batches, invert_side_by_side, tune_shared
 from pipeline.work import FaceWork, Setup, computed_stages, needed, plain_config
@@ -67,23 +67,13 @@ class Chain:
     def _faces(self) -> list[FaceWork]:
         """The generated picture as one face, or the photo's crops."""
         if self.setup.sampled:
-            return [self._sampled_face()]
+            return [sampled_face(self.setup, self.engine)]
         aligned = align_photo(self.setup, self.engine)
         faces = [FaceWork(number, crop, aligned=aligned) for number, crop in enumerate(aligned.value.crops)]
         for face in faces:
             alignment = face.crop.alignment
             self.manifest.face(face.number).update(face_index=alignment.face_index, quad=alignment.quad.tolist())
         return faces
-
-    def _sampled_face(self) -> FaceWork:
-        setup, config = self.setup, self.config.sample
-        sampled = self.engine.obtain(
-            SAMPLE,
-            {"generator": setup.generator.sha256, "config": plain_config(config)},
-            lambda _: stages.sample(setup.generator.module, config, setup.device),
-            known_key=setup.known_key("sample"),
-        )
-        return FaceWork(0, stages.sampled_crop(sampled.value), sampled=sampled)
 
     def _ask(self, faces: Sequence[FaceWork]) -> None:
         """Decide what each face is asked to do, and refuse bad points before anything long begins."""

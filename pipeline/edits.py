@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.alignment import Alignment
 from data.errors import UsageError
@@ -38,6 +39,18 @@ class EditStep:
     config: EditConfig
     drag: Drag
     told: Told
+
+
+def greatest_mask(steps: Sequence[EditStep]) -> NDArray[np.float32] | None:
+    """Where the photo [H, W] may change by any of the edits; None where one may change it everywhere. Of one mask the
+    very array."""
+    masks = [step.drag.mask for step in steps if step.drag.mask is not None]
+    if not masks or len(masks) < len(steps):
+        return None
+    greatest = masks[0] if len(masks) == 1 else np.maximum(masks[0], masks[1])
+    for mask in masks[2:]:
+        np.maximum(greatest, mask, out=greatest)
+    return greatest
 
 
 def read_edits(config: EditConfig) -> list[Told]:
@@ -82,6 +95,12 @@ def check_edit(told: Any, what: str) -> None:
         raise UsageError(f"{what} cannot be made: {error}") from error
     if not config.asks:
         raise UsageError(f"{what} asks for nothing: it needs points, preset, like or direction.")
+
+
+def plain_edit(config: EditConfig) -> EditConfig:
+    """Settings that ask for no edit: how they are made stays."""
+    asks_nothing = {name: getattr(EditConfig(), name) for name in (*PARTS, "points", "mask", "replay", "undo")}
+    return replace(config, **asks_nothing)
 
 
 def config_of(told: Told, run: EditConfig, alignment: Alignment) -> EditConfig:

@@ -42,7 +42,7 @@ from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
-from pipeline.edits import EditStep
+from pipeline.edits import EditStep, greatest_mask
 from pipeline.engine import Attempt, Stored
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
@@ -362,9 +362,7 @@ def edit_in_a_row(
         made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
         before += made[-1].film() if number < len(steps) else []
     told = tuple(step.told for step in steps)
-    masks = [step.drag.mask for step in steps if step.drag.mask is not None]
-    mask = _greatest(masks) if len(masks) == len(steps) else None
-    return replace(made[-1], start=start, mask=mask, told=told, before=before)
+    return replace(made[-1], start=start, mask=greatest_mask(steps), told=told, before=before)
 
 
 def _person(start: Tensor, network: FaceNetwork) -> Person:
@@ -417,14 +415,6 @@ def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) ->
         asked = f"edit.like={config.like}" if config.preset is None else f"edit.preset={config.preset}"
         console.warn(f"no face was found in the inverted picture: {asked} is dragged by features")
         return None
-
-
-def _greatest(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """The greatest of masks [H, W] at every pixel; of one the very mask."""
-    greatest = masks[0] if len(masks) == 1 else np.maximum(masks[0], masks[1])
-    for mask in masks[2:]:
-        np.maximum(greatest, mask, out=greatest)
-    return greatest
 
 
 def pixels_of(image: Tensor) -> np.ndarray:

@@ -53,10 +53,10 @@ def _no_face(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_colours_that_a_direction_means_are_taken_as_a_whole() -> None:
     drag, direction = dragged(0.1, told=({"preset": "smile"},)), dragged(0.1, told=({"direction": "pca:6"},))
-    assert blending.settings_of(BlendConfig(), drag).rest == "new"
-    assert blending.settings_of(BlendConfig(), direction).rest == "all"
-    assert blending.settings_of(BlendConfig(rest="new"), direction).rest == "new"
-    assert blending.settings_of(BlendConfig(method="crop", tint=0.5, feather=0.1), drag).feather == 0.1
+    assert blending.blend_settings(BlendConfig(), drag.told).rest == "new"
+    assert blending.blend_settings(BlendConfig(), direction.told).rest == "all"
+    assert blending.blend_settings(BlendConfig(rest="new"), direction.told).rest == "new"
+    assert blending.blend_settings(BlendConfig(method="crop", tint=0.5, feather=0.1), drag.told).feather == 0.1
     photo = Photo(np.full((SIDE, SIDE, 3), 100, np.uint8))
     crop = crop_of(align_precropped((SIDE, SIDE), SIDE))
     gains = [blending.blend(photo, [(crop, one)], BlendConfig()).photo.pixels[16, 16, 0] for one in (drag, direction)]
