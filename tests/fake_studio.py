@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
-import uvicorn
-
+from pipeline.studio.command import make_server
 from pipeline.studio.messages import Open
 from pipeline.studio.security import Door
 from pipeline.studio.server import build_app, reporter
@@ -31,14 +32,9 @@ def main() -> None:
         door = Door(TOKEN, given.port)
         app = build_app(desk, door, folder / "inbox", opened=opened, report=reporter(debug=True))
         print(door.url, flush=True)
-        uvicorn.run(
-            app,
-            host="127.0.0.1",
-            port=given.port,
-            log_level="warning",
-            timeout_graceful_shutdown=1,
-            server_header=False,
-        )
+        listening = socket.create_server(("127.0.0.1", given.port))
+        asyncio.run(make_server(app, debug=True).serve([listening]))
+        desk.close()
 
 
 def open_sample(desk: FakeDesk, folder: Path) -> str:

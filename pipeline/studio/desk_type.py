@@ -1,4 +1,4 @@
-"""What the web side of a studio needs of its desk: `pipeline.studio.desk.Desk` has these methods, and so has a test's."""
+"""What the web side of a studio needs of its desk; `pipeline.studio.desk.Desk` has these methods."""
 
 from __future__ import annotations
 
