@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import socket
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.studio_attacks import Result, run_attacks
 from benchmarks.studio_target import MARKER, Target, serving
-from pipeline.studio.messages import Open
+from pipeline.studio.messages import Watch
 from pipeline.studio.security import App, Door
 from pipeline.studio.server import build_app
 from pipeline.studio.uploads import Limits
@@ -34,10 +33,8 @@ def fake_target(scratch: Path, wrap: Callable[[App], App] = lambda app: app) -> 
     secret.write_text(MARKER, encoding="utf-8")
     limits = Limits(bytes=LIMIT)
     desk = FakeDesk(folder / "desk", 0.0, limits)
-    copy = folder / "sample"
-    shutil.copyfile(SAMPLE, copy)
     watcher = Recorder()
-    desk.do(Open(desk.add_photo(copy, SAMPLE.name)), watcher)
+    desk.do(Watch(desk.open_file(SAMPLE)), watcher)
     state = watcher.wait_for(lambda state: state["phase"] == "ready")
     desk.leave(watcher)
     listening = socket.create_server(("127.0.0.1", 0))

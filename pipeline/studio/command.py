@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.schema import RunConfig
     from pipeline.studio.desk_type import DeskType
     from pipeline.studio.security import App, Door
-    from pipeline.studio.watching import Frame
+    from pipeline.studio.uploads import Limits
 
 PACKAGES = ("starlette", "uvicorn", "websockets")
 FOLDER = "studio"
@@ -105,7 +103,7 @@ _TAKEN = (48, 98, 10048)
 
 
 def serve(
-    desk: DeskType, listening: socket.socket, options: StudioOptions, config: RunConfig, limits: Any, debug: bool
+    desk: DeskType, listening: socket.socket, options: StudioOptions, config: RunConfig, limits: Limits, debug: bool
 ) -> None:
     """Print the address, open the browser, and answer until a signal comes."""
     from pipeline.studio.security import Door, new_token
@@ -114,7 +112,7 @@ def serve(
 
     inbox = studio_folder(config) / "arriving"
     remove_left_over(inbox)
-    opened = None if config.photo is None else open_photo(desk, Path(config.photo), inbox, limits.pixels)
+    opened = None if config.photo is None else desk.open_file(Path(config.photo))
     port = listening.getsockname()[1]
     door = Door(options.token or new_token(), port, options.host, ticket=new_token())
     app = build_app(desk, door, inbox, limits, opened=opened, report=reporter(debug))
@@ -203,52 +201,3 @@ def show(url: str) -> None:
     if has_screen:
         with contextlib.suppress(webbrowser.Error, OSError):
             webbrowser.open(url)
-
-
-class _FirstTold:
-    """A watcher for the time before there is a page: it waits for the first word about a session."""
-
-    ready = False
-
-    def __init__(self) -> None:
-        self._told = threading.Event()
-        self.session: str | None = None
-        self.sentence = "The photo was not opened in time: start the studio without it, and open it in the page."
-
-    def state(self, state: Mapping[str, Any]) -> None:
-        """Note the session."""
-        self.session = str(state["session"])
-        self._told.set()
-
-    def frame(self, frame: Frame) -> None:
-        """There is nobody to see it."""
-
-    def trouble(self, sentence: str, session: str | None) -> None:  # noqa: ARG002  the protocol's
-        """Note why there is no session."""
-        self.sentence = sentence
-        self._told.set()
-
-    def wait(self) -> str:
-        """The session's name, or PhotodragError."""
-        self._told.wait(30)
-        if self.session is None:
-            raise PhotodragError(self.sentence)
-        return self.session
-
-
-def open_photo(desk: DeskType, photo: Path, folder: Path, max_pixels: int) -> str:
-    """The session for a photo on the disk, of which the desk gets a copy."""
-    from data.photo import check_photo
-    from pipeline.studio.messages import Open
-    from pipeline.studio.uploads import display_name
-
-    check_photo(photo, photo.name, max_pixels)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    told = _FirstTold()
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        copy = Path(scratch) / "photo"
-        shutil.copyfile(photo, copy)
-        desk.do(Open(desk.add_photo(copy, display_name(photo.name))), told)
-        session = told.wait()
-    desk.leave(told)
-    return session

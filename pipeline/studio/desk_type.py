@@ -23,6 +23,10 @@ class DeskType(Protocol):
         """Take over a received file; its id."""
         ...
 
+    def open_file(self, path: Path) -> str:
+        """The session of a photo that stays where it is."""
+        ...
+
     def do(self, request: Request, watcher: Watcher) -> None:
         """Begin what a page asks; what comes of it is told to the watcher."""
         ...
