@@ -16,7 +16,10 @@ from data.landmarks import find_faces
 from data.photo import Photo, read_photo
 from data.regions import openings_mask
 from editing.drag import Edited
-from pipeline import blending, pictures, stages
+from editing.points import Drag
+from pipeline import blending, pictures
+from pipeline.edit_config import EditConfig
+from pipeline.edits import EditStep, greatest_mask
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Dragged
 from pipeline.run import run
@@ -155,7 +158,10 @@ def test_the_greatest_of_several_masks() -> None:
     masks = list(np.random.default_rng(4).random((4, 5, 6)).astype(np.float32))
     before = [mask.copy() for mask in masks]
     for count in range(1, 5):
-        assert np.array_equal(stages._greatest(masks[:count]), np.max(before[:count], axis=0))
+        asked = [Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask) for mask in masks[:count]]
+        greatest = greatest_mask([EditStep(EditConfig(), drag, {}) for drag in asked])
+        assert np.array_equal(greatest, np.max(before[:count], axis=0))
+        assert greatest_mask([EditStep(EditConfig(), replace(asked[0], mask=None), {})]) is None
     assert np.array_equal(masks, before)
 
 

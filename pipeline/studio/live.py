@@ -21,6 +21,25 @@ PROGRESS_EVERY_S = 0.1
 
 
 @dataclass(eq=False)
+class Progress:
+    """Passes on how far some work is, a few times a second, and its warnings."""
+
+    tell: Callable[[dict[str, Any]], None]
+    warned: Callable[[str], None]
+    _told_at: float = 0.0
+
+    def progress(self, stage: str, step: int, total: int, seconds_left: float | None) -> None:
+        """A step of a stage."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_EVERY_S or step == total:
+            self._told_at = now
+            self.tell({"stage": stage, "step": step, "total": total, "seconds_left": seconds_left})
+
+    def dragged(self, step: DragStep) -> None:
+        """Steps of drags are shown by `Live`."""
+
+
+@dataclass(eq=False)
 class Live:
     """The pictures of one running edit. began: when it was asked for, in `time.monotonic` seconds."""
 
@@ -30,25 +49,19 @@ class Live:
     began: float
     watchers: Callable[[], list[Watcher]]
     next_number: Callable[[], int]
-    on_progress: Callable[[dict[str, Any]], None]
-    on_warning: Callable[[str], None]
+    progress_to: Progress
     steps: int = 0
     drawn: int = 0
     points: list[list[float]] = field(default_factory=list)
     _free_at: float = 0.0
-    _told_at: float = 0.0
 
     def progress(self, stage: str, step: int, total: int, seconds_left: float | None) -> None:
-        """A step of a stage: pages are told a few times a second."""
-        now = time.monotonic()
-        if now - self._told_at < PROGRESS_EVERY_S and step < total:
-            return
-        self._told_at = now
-        self.on_progress({"stage": stage, "step": step, "total": total, "seconds_left": seconds_left})
+        """A step of a stage."""
+        self.progress_to.progress(stage, step, total, seconds_left)
 
     def warned(self, line: str) -> None:
         """Something the person should know."""
-        self.on_warning(line)
+        self.progress_to.warned(line)
 
     def dragged(self, step: DragStep) -> None:
         """A step of the drag: drawn when a page has shown the last picture, and not too often."""
@@ -93,7 +106,7 @@ class Live:
         return Frame(header, content)
 
 
-def thinned(tracks: np.ndarray, most: int = 60) -> np.ndarray:
+def thinned(tracks: np.ndarray, most: int = 32) -> np.ndarray:
     """Ways [T, N, 2] of handles with at most so many moments, the first and the last among them."""
     if len(tracks) <= most:
         return tracks

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.studio.jobs import Job
-from pipeline.studio.record import EditEntry, Record
+from pipeline.studio.record import EditEntry, Record, new_id
 from pipeline.studio.view import Patch
 
 WORDS = {
@@ -124,7 +124,7 @@ class Session:
                 "progress": self.progress,
                 "sentence": self.sentence,
                 "failed": self.failed,
-                "edits": [self._edit(entry) for entry in record.edits],
+                "edits": [self._edit(entry, number == record.at) for number, entry in enumerate(record.edits, 1)],
                 "at": record.at,
                 "can_undo": record.at > 0,
                 "can_redo": record.at < len(record.edits),
@@ -149,10 +149,15 @@ class Session:
         ready = [record.run is not None and number == record.face for number in range(len(record.faces))]
         return [{**face, "prepared": prepared} for face, prepared in zip(record.faces, ready, strict=True)]
 
-    def _edit(self, entry: EditEntry) -> dict[str, Any]:
-        names = ("kind", "label", "stop", "steps", "seconds", "points", "tracks")
-        told = {name: getattr(entry, name) for name in names}
-        return {**told, "words": WORDS.get(entry.stop, entry.stop), "thumb": self.thumbs.get(entry.key)}
+    def _edit(self, entry: EditEntry, last: bool) -> dict[str, Any]:
+        """An edit as a page is told; the ways of its handles only of the last that counts."""
+        told = {name: getattr(entry, name) for name in ("kind", "label", "stop", "steps", "seconds", "points")}
+        return {
+            **told,
+            "tracks": entry.tracks if last else [],
+            "words": WORDS.get(entry.stop, entry.stop),
+            "thumb": self.thumbs.get(entry.key),
+        }
 
     def _running(self) -> dict[str, Any] | None:
         if self.running is None:
@@ -168,4 +173,7 @@ class Session:
         return {"url": shown.url, "x": x, "y": y, "w": w, "h": h, "sharp": shown.patch.sharp}
 
     def _saved(self, facts: Mapping[str, str]) -> dict[str, str]:
-        return {**facts, "url": f"/downloads/{self.downloads.get(facts['path'], '')}"}
+        known = {path: name for name, path in self.downloads.items()}
+        name = known.get(facts["path"]) or new_id()
+        self.downloads[name] = facts["path"]
+        return {**facts, "url": f"/downloads/{name}"}

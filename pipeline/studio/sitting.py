@@ -14,6 +14,7 @@ from torch import Tensor
 from data.errors import ModelError, NoFaceError, UsageError
 from data.landmarks import steady_landmarks
 from data.photo import Photo
+from editing.axes import latent_axes
 from editing.blend import Change
 from pipeline.artifacts import StageStore
 from pipeline.blending import blend_settings, matches_of, quick_matches
@@ -69,6 +70,13 @@ class Sitting:
     def drawn(self) -> Drawn:
         """Generator, latent, noise and picture before the edits."""
         return drawn(self._setup, self._face)
+
+    def warm(self) -> None:
+        """Have at hand what the first step and the first live picture would wait for."""
+        generator, w, _, start = self.drawn
+        latent_axes(generator, w)
+        if not self.generated:
+            self.live_patch(start, [])
 
     @property
     def photo_sha256(self) -> str:

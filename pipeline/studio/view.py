@@ -99,7 +99,7 @@ def patch_of(part: Part, change: Change, settings: BlendSettings) -> Patch | Non
     rows, columns = (np.flatnonzero(outcome.mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return None
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     region = np.s_[top:bottom, left:right]
     photo = outcome.photo
     rgb = srgb_picture(np.ascontiguousarray(_u8(photo)[region]), photo.icc)
@@ -121,6 +121,12 @@ def _u8(photo: Photo) -> NDArray[np.uint8]:
     alpha = (photo.alpha.astype(np.float32) / photo.max_value)[..., None]
     colour = rgb.astype(np.float32) * (1 if photo.premultiplied else alpha)
     return np.rint(colour + GREY * (1 - alpha)).astype(np.uint8)
+
+
+def view_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the view of a photo."""
+    scale = min(1.0, VIEW_MAX_PX / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def whole_view(photo: Photo) -> NDArray[np.uint8]:
