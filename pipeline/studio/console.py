@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from editing.drag import DragStep
-from pipeline.progress import Console, Step
+from pipeline.edit_console import EditConsole
+from pipeline.progress import Step
 from pipeline.studio.jobs import EndedError, Job
 
 
@@ -28,7 +29,7 @@ class Listener(Protocol):
         ...
 
 
-class StudioConsole(Console):
+class StudioConsole(EditConsole):
     """Reports the steps of one job, and lets it be held and ended between them.
 
     An edit that is asked to end keeps its best state; any other work is given up by EndedError, and goes on from its
@@ -38,7 +39,6 @@ class StudioConsole(Console):
     def __init__(self, job: Job, listener: Listener) -> None:
         super().__init__(progress=False, quiet=True)
         self._job, self._listener = job, listener
-        self.edit_steps = 0
 
     def warn(self, line: str) -> None:
         """Tell the page instead of standard error."""

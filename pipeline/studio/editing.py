@@ -17,7 +17,7 @@ from pipeline.outputs import Dragged
 from pipeline.studio.live import thinned
 from pipeline.studio.record import EditEntry
 from pipeline.studio.session import Running
-from pipeline.studio.sitting import Sitting
+from pipeline.sitting import Sitting
 
 MOST_EDITS = 200
 

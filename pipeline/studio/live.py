@@ -11,8 +11,8 @@ import numpy as np
 
 from editing.drag import DragStep
 from pipeline.edits import EditStep
-from pipeline.studio.sitting import Sitting
-from pipeline.studio.view import webp
+from pipeline.sitting import Sitting
+from pipeline.view import webp
 from pipeline.studio.watching import Frame, Watcher
 
 MOST_SHARE = 0.6

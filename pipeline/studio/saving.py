@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from data.errors import UsageError
-from pipeline.artifacts import ensure_folder, write_bytes
-from pipeline.edits import EDITS, edits_json
-from pipeline.folders import RECIPE_SUFFIX
+from pipeline.edits import EDITS
+from pipeline.finishing import finish, finished_photo
 from pipeline.models import Models
-from pipeline.run import RunOutcome, run
+from pipeline.run import RunOutcome
 from pipeline.schema import JobInfo, RunConfig
 from pipeline.studio.console import StudioConsole
 from pipeline.studio.record import Record
@@ -25,35 +23,17 @@ def save_session(
 
     folder: the session's own, where the edits are written for the run to read.
     """
-    path = ensure_folder(folder) / EDITS
-    write_bytes(path, edits_json(record.told))
-    edit = replace(
-        config.edit,
-        points=[],
-        preset=None,
-        like=None,
-        direction=None,
-        mask=None,
-        undo=0,
-        stop_after=0,
-        replay=str(path),
-    )
+    assert record.run is not None, "a session that has edits has a prepared face"
     generated = record.photo is None
     stages = ["edit"] if generated else ["edit", "blend"]
-    config = replace(config, from_run=record.run, stages=stages, edit=edit, save=None if generated else config.save)
-    outcome = run(config, JobInfo(f"studio-{record.id}", 1), models, console)
-    if outcome.failures:
-        raise UsageError(outcome.failures[0])
-    return _files(outcome)
+    config = replace(config, stages=stages, save=None if generated else config.save)
+    job = JobInfo(f"studio-{record.id}", 1)
+    return _files(finish(record.told, config, Path(record.run), folder, job, models, console))
 
 
 def _files(outcome: RunOutcome) -> list[dict[str, str]]:
     names = list(outcome.manifest["products"])
-    recipes = [name for name in names if name.endswith(RECIPE_SUFFIX)]
-    pictures = [name.removesuffix(RECIPE_SUFFIX) for name in recipes] or ["edited.png"]
-    found = [("photo", outcome.run_dir / name) for name in pictures]
-    found += [("recipe", outcome.run_dir / name) for name in recipes]
-    if outcome.saved is not None:
-        found = [("photo", outcome.saved), ("recipe", outcome.saved.with_name(outcome.saved.name + RECIPE_SUFFIX))]
+    photo = finished_photo(outcome)
+    found = [("photo", outcome.run_dir / "edited.png")] if photo is None else [("photo", photo[0]), ("recipe", photo[1])]
     found += [(kind, outcome.run_dir / name) for name, kind in KINDS.items() if name in names]
     return [{"kind": kind, "name": path.name, "path": str(path)} for kind, path in found if path.is_file()]

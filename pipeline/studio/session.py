@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.studio.jobs import Job
 from pipeline.studio.record import EditEntry, Record, new_id
-from pipeline.studio.view import Patch
+from pipeline.view import Patch
 
 WORDS = {
     "arrived": "Everything is where it should be.",

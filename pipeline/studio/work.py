@@ -35,8 +35,8 @@ from pipeline.studio.record import THUMB_FILE, Record, Records
 from pipeline.studio.saving import save_session
 from pipeline.studio.session import Running, Session, Shown
 from pipeline.studio.shelf import Shelf
-from pipeline.studio.sitting import Sitting
-from pipeline.studio.view import jpeg, png, thumbnail, view_size, whole_view
+from pipeline.sitting import Sitting
+from pipeline.view import jpeg, png, thumbnail, view_size, whole_view
 
 MOST_SITTINGS = 3
 """Prepared faces that are held in memory; the others are read again from their run folders."""

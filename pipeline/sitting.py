@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from data.alignment import Crop
 from data.errors import ModelError, NoFaceError, UsageError
 from data.landmarks import steady_landmarks
 from data.photo import Photo
@@ -19,6 +20,7 @@ from editing.blend import Change
 from pipeline.artifacts import StageStore
 from pipeline.blending import blend_settings, matches_of, quick_matches
 from pipeline.edit_config import EditConfig
+from pipeline.edit_console import EditConsole
 from pipeline.edit_stage import Drawn, EditStage, drawn
 from pipeline.edits import EditStep, Told, greatest_mask, plain_edit, told_of
 from pipeline.engine import Engine, Stored
@@ -33,8 +35,7 @@ from pipeline.progress import Console
 from pipeline.run import open_setup, run_folder
 from pipeline.schema import RunConfig
 from pipeline.stages import Tools, pixels_of
-from pipeline.studio.console import StudioConsole
-from pipeline.studio.view import LIVE_SIDE_PX, Part, Patch, mask_on_part, part_of, patch_of
+from pipeline.view import LIVE_SIDE_PX, Part, Patch, mask_on_part, part_of, patch_of
 from pipeline.work import FaceWork
 
 
@@ -88,18 +89,23 @@ class Sitting:
         """Whether there is no photo."""
         return self._setup.sampled
 
+    @property
+    def crop(self) -> Crop:
+        """The aligned face, with where it lies in the photo."""
+        return self._face.crop
+
     def picture(self) -> np.ndarray:
         """The face before its edits as the generator draws it, [R, R, 3] uint8."""
         return image_u8(self.drawn[3])
 
     def to_photo(self, points_crop: np.ndarray) -> np.ndarray:
         """Points [..., 2] of the crop in photo pixels."""
-        return self._face.crop.alignment.to_photo(points_crop.reshape(-1, 2)).reshape(points_crop.shape)
+        return self.crop.alignment.to_photo(points_crop.reshape(-1, 2)).reshape(points_crop.shape)
 
     @property
     def photo_px_per_crop_px(self) -> float:
         """Length of a crop pixel in photo pixels."""
-        return self._face.crop.alignment.photo_px_per_crop_px
+        return self.crop.alignment.photo_px_per_crop_px
 
     def row(self, told: Sequence[Told]) -> list[EditStep]:
         """What edits ask of this face; UsageError for those that it cannot have."""
@@ -107,11 +113,14 @@ class Sitting:
 
     def told_points(self, pairs: Sequence[Sequence[float]]) -> Told:
         """An edit by points x, y, x2, y2 in photo pixels, as it is told."""
-        config = replace(EditConfig(), points=[list(pair) for pair in pairs])
-        return told_of(config, range(len(pairs)), self._face.crop.alignment)
+        return self.told(replace(EditConfig(), points=[list(pair) for pair in pairs]))
+
+    def told(self, config: EditConfig) -> Told:
+        """The edit that settings ask for, as it is told; its points are in photo pixels."""
+        return told_of(config, range(len(config.points)), self.crop.alignment)
 
     def edit(
-        self, before: Sequence[EditStep], told: Told, console: StudioConsole
+        self, before: Sequence[EditStep], told: Told, console: EditConsole
     ) -> tuple[Told, Stored[Dragged]] | None:
         """One more edit behind those of before: what is told of it in the end, and its output, which is stored.
 
@@ -187,9 +196,9 @@ class Sitting:
     @cached_property
     def _sharp(self) -> Part:
         assert self.photo is not None
-        return part_of(self.photo, self._face.crop.alignment)
+        return part_of(self.photo, self.crop.alignment)
 
     @cached_property
     def _small(self) -> Part:
         assert self.photo is not None
-        return part_of(self.photo, self._face.crop.alignment, crop_px=LIVE_SIDE_PX)
+        return part_of(self.photo, self.crop.alignment, crop_px=LIVE_SIDE_PX)
