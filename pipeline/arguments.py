@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from data.errors import UsageError
+from pipeline.folders import sample_photo
 from pipeline.quoting import looks_like_override, prepare_override, quote_path, split_override
 from pipeline.studio.options import StudioOptions, split_studio_options
 from pipeline.validation import did_you_mean
@@ -247,10 +248,9 @@ def _demo_overrides(photos: Sequence[str], overrides: Sequence[str]) -> list[str
     keys = {split_override(text)[1] for text in overrides}
     if photos or "photo" in keys:
         raise UsageError("photodrag demo has its own photo: leave the photo away, or write photodrag PHOTO edit=smile")
-    sample = str(resources.files("data").joinpath("samples").joinpath("astronaut.png"))
     asking = {"edit", "edit.points", "edit.preset", "edit.like", "edit.direction", "edit.replay"}
     edit = [] if keys & asking else ["edit=smile"]
-    return [f"photo={quote_path(sample)}", *edit]
+    return [f"photo={quote_path(str(sample_photo()))}", *edit]
 
 
 def is_file(word: str) -> bool:

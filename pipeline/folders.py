@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 from data.errors import UsageError
@@ -32,6 +33,11 @@ class PhotoSet:
     given: tuple[str, ...]
     photos: tuple[Path, ...]
     skipped: tuple[str, ...]
+
+
+def sample_photo() -> Path:
+    """The photo that comes with the program."""
+    return Path(str(resources.files("data").joinpath("samples").joinpath("astronaut.png")))
 
 
 def find_photos(given: Sequence[str]) -> PhotoSet:

@@ -1,4 +1,5 @@
-"""Masks painted in the studio: small pictures that travel inside an edit, and belong to the photo under them."""
+"""Masks painted in the studio or a notebook: small pictures that travel inside an edit, and belong to the photo under
+them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import UsageError
+from pipeline.pictures import mask_u8, png_bytes
 
 MOST_SIDE_PX = 2048
 MOST_BYTES = 400_000
@@ -24,6 +27,19 @@ def painted_json(png: bytes, photo_sha256: str) -> dict[str, str]:
     """A mask as an edit tells it; UsageError when the PNG is none, too large, or black everywhere."""
     _read(png)
     return {"png": base64.b64encode(png).decode("ascii"), "photo_sha256": photo_sha256}
+
+
+def travelling_mask(mask: NDArray[np.float32], photo_sha256: str) -> dict[str, str]:
+    """A mask [H, W] in [0, 1] of a photo as an edit tells it, in 256 steps; one that is larger than such masks may be
+    is made smaller, and stays 0 where it was."""
+    height, width = mask.shape
+    scale = max(height, width) / MOST_SIDE_PX
+    if scale > 1:
+        inwards = 2 * math.ceil(1.5 * scale) + 1  # as far as a pixel of the small mask reaches when it is enlarged
+        mask = np.asarray(cv2.erode(mask, np.ones((inwards, inwards), np.uint8)), np.float32)
+        size = max(1, int(width / scale)), max(1, int(height / scale))
+        mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_AREA), np.float32)
+    return painted_json(png_bytes(mask_u8(mask)), photo_sha256)
 
 
 def check_painted(told: Any) -> None:

@@ -119,9 +119,7 @@ class Sitting:
         """The edit that settings ask for, as it is told; its points are in photo pixels."""
         return told_of(config, range(len(config.points)), self.crop.alignment)
 
-    def edit(
-        self, before: Sequence[EditStep], told: Told, console: EditConsole
-    ) -> tuple[Told, Stored[Dragged]] | None:
+    def edit(self, before: Sequence[EditStep], told: Told, console: EditConsole) -> tuple[Told, Stored[Dragged]] | None:
         """One more edit behind those of before: what is told of it in the end, and its output, which is stored.
 
         One that is ended by hand is told with the steps that it had; None when it had none.

@@ -321,7 +321,7 @@ def edit(
     locator = None if by_features else _locator(config, start, crop, console)
     with stoppable_steps(console, title, config.stop_after) as told:
         if config.method == "published":
-            published = _settings_of(PublishedSettings, config)
+            published = settings_of(PublishedSettings, config)
             edited = drag_published(generator, w, noise, handles, targets, mask, published, *told)
         elif config.method == "landmarks" and locator is not None:
             moves, quick = targets - handles, _landmark_settings(config)
@@ -329,7 +329,7 @@ def edit(
             targets = edited.tracks[0].double().numpy() + moves
         else:
             person = None if face_network is None else _person(start.to(w), face_network)
-            settings = _settings_of(DragSettings, config)
+            settings = settings_of(DragSettings, config)
             if locator is None:
                 edited = drag(generator, w, noise, handles, targets, mask, settings, *told, person)
             else:
@@ -388,7 +388,7 @@ def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> 
     return replace(dragged, mask=rest if dragged.mask is None else np.multiply(dragged.mask, rest, out=rest))
 
 
-def _settings_of(kind: type[S], config: EditConfig) -> S:
+def settings_of(kind: type[S], config: EditConfig) -> S:
     """The settings of a way to drag, whose fields have the names of the config's."""
     return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})
 

@@ -98,12 +98,17 @@ def _drag_frame(frame: np.ndarray, handles: np.ndarray, targets: np.ndarray, min
     picture = np.ascontiguousarray(frame)
     if scale > 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    draw_drag(picture, enlarge_points(handles, scale), enlarge_points(targets, scale))
+    return picture
+
+
+def draw_drag(picture: np.ndarray, handles: np.ndarray, targets: np.ndarray) -> None:
+    """Draw handles and targets [N, 2] (x, y), in the picture's pixels, into it [H, W, 3] uint8 RGB, in place."""
     radius = max(3, min(picture.shape[:2]) // 90)
-    for handle, target in zip(enlarge_points(handles, scale), enlarge_points(targets, scale), strict=True):
+    for handle, target in zip(handles, targets, strict=True):
         _line(picture, handle, target, radius)
         _dot(picture, target, radius, TARGET_RGB)
         _dot(picture, handle, radius, HANDLE_RGB)
-    return picture
 
 
 def enlarge_points(points: np.ndarray, scale: float) -> np.ndarray:

@@ -32,6 +32,8 @@ ONLY_IN = {
     "matplotlib": ("pipeline.curves", "pipeline.montage"),
     "urllib.request": ("pipeline.downloads",),
     "http.client": ("pipeline.downloads",),
+    "IPython": ("pipeline.displaying",),
+    "ipywidgets": (),
     "starlette": ("pipeline.studio.server", "pipeline.studio.socket"),
     "uvicorn": ("pipeline.studio.command",),
     "websockets": (),

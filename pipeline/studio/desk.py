@@ -22,9 +22,9 @@ from pipeline.studio.record import FOLDER, THUMB_FILE, Record, Records, new_id
 from pipeline.studio.session import Session, Task
 from pipeline.studio.shelf import Shelf
 from pipeline.studio.tasks import Tasks
-from pipeline.view import png, region_view
 from pipeline.studio.watching import Watcher
 from pipeline.studio.work import Work
+from pipeline.view import png, region_view
 
 if TYPE_CHECKING:
     from pipeline.studio.uploads import Limits

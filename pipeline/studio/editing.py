@@ -14,10 +14,10 @@ from pipeline import edits, recipe
 from pipeline.edits import Told, check_edit
 from pipeline.engine import Stored
 from pipeline.outputs import Dragged
+from pipeline.sitting import Sitting
 from pipeline.studio.live import thinned
 from pipeline.studio.record import EditEntry
 from pipeline.studio.session import Running
-from pipeline.sitting import Sitting
 
 MOST_EDITS = 200
 

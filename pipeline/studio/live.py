@@ -12,8 +12,8 @@ import numpy as np
 from editing.drag import DragStep
 from pipeline.edits import EditStep
 from pipeline.sitting import Sitting
-from pipeline.view import webp
 from pipeline.studio.watching import Frame, Watcher
+from pipeline.view import webp
 
 MOST_SHARE = 0.6
 """Of the time of a drag, for drawing what it looks like."""

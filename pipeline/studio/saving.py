@@ -34,6 +34,8 @@ def save_session(
 def _files(outcome: RunOutcome) -> list[dict[str, str]]:
     names = list(outcome.manifest["products"])
     photo = finished_photo(outcome)
-    found = [("photo", outcome.run_dir / "edited.png")] if photo is None else [("photo", photo[0]), ("recipe", photo[1])]
+    found = [("photo", outcome.run_dir / "edited.png")]
+    if photo is not None:
+        found = [("photo", photo[0]), ("recipe", photo[1])]
     found += [(kind, outcome.run_dir / name) for name, kind in KINDS.items() if name in names]
     return [{"kind": kind, "name": path.name, "path": str(path)} for kind, path in found if path.is_file()]

@@ -24,6 +24,7 @@ from pipeline.painted import painted_json
 from pipeline.pictures import read_picture
 from pipeline.run import run
 from pipeline.schema import GeneratorConfig, JobInfo, RunConfig
+from pipeline.sitting import Sitting
 from pipeline.studio.audience import Audience
 from pipeline.studio.console import StudioConsole
 from pipeline.studio.editing import Made, edit_entry
@@ -35,7 +36,6 @@ from pipeline.studio.record import THUMB_FILE, Record, Records
 from pipeline.studio.saving import save_session
 from pipeline.studio.session import Running, Session, Shown
 from pipeline.studio.shelf import Shelf
-from pipeline.sitting import Sitting
 from pipeline.view import jpeg, png, thumbnail, view_size, whole_view
 
 MOST_SITTINGS = 3
