@@ -240,8 +240,8 @@ class Retouch:
         return Picture(side_by_side(*(self._region(box, patch, max_px) for patch in (None, self._patch()))))
 
     def points(self, points: ArrayLike | None = None) -> Picture:
-        """The face as it is now with the landmarks that it had at first, the drags that are asked about or else those of
-        the last edit, handles red and targets blue, and the photo's pixels along its edges."""
+        """The face as it is now, with the numbers of the landmarks that it had at first, the photo's pixels along its
+        edges, and the drags that are asked about or else those of the last edit: handles red, targets blue."""
         part = self._drawing_part(self._patch())
         if self._sitting.crop.alignment.landmarks is not None:
             mark_landmarks(part, self._sitting.crop.alignment.landmarks)
