@@ -6,6 +6,7 @@ Pictures show themselves in Jupyter, VS Code and Colab; nothing of theirs needs 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from data.errors import UsageError
+from data.errors import NoFaceError, UsageError
 from data.photo import Photo, read_photo
 from editing.drag import DragSettings, DragStep
 from editing.session import DragSession
@@ -32,7 +33,7 @@ from pipeline.folders import sample_photo
 from pipeline.models import Models
 from pipeline.outputs import Dragged
 from pipeline.painted import travelling_mask
-from pipeline.photo_input import MaskLike, mask_of, pairs_of
+from pipeline.photo_input import MaskLike, mask_of, number_of, pairs_of
 from pipeline.pictures import side_by_side
 from pipeline.pointing import Part, mark_drags, mark_landmarks, mark_ruler, sized
 from pipeline.run import run
@@ -44,6 +45,8 @@ from pipeline.view import Patch, region_view
 __all__ = ["LivePicture", "MadeEdit", "Picture", "Retouch", "open_photo", "picture", "sample_photo"]
 
 SHOWN_PX = 1024
+MOST_PATCHES = 4
+"""Of a photo's edits, in memory; the others are blended again when they are looked at."""
 MOST_SHARE = 0.6
 """Of the time of a live drag, for drawing what it looks like."""
 MADE_HERE = ("points", "preset", "like", "direction", "strength", "mask", "stop_after", "replay", "undo")
@@ -147,12 +150,12 @@ class Retouch:
 
         strength of -3 to 3, negative the other way. UsageError for a name that is none, NoFaceError without landmarks.
         """
-        return self._make(self._told(mask, preset=name, strength=float(strength)))
+        return self._make(self._told(mask, preset=name, strength=number_of(strength, "strength")))
 
     def direction(self, name: str, strength: float, mask: MaskLike | None = None) -> Picture:
         """Along a direction of the generator ("pca:6", "sefa:0") by so many standard deviations, -3 to 3: the face
         before and after. UsageError for a direction that the generator has not."""
-        return self._make(self._told(mask, direction=name, strength=float(strength)))
+        return self._make(self._told(mask, direction=name, strength=number_of(strength, "strength")))
 
     def live(
         self,
@@ -173,7 +176,7 @@ class Retouch:
         if points is not None:
             told = self._told_points(points, mask)
         else:
-            told = self._told(mask, preset=preset, strength=float(strength))
+            told = self._told(mask, preset=preset, strength=number_of(strength, "strength"))
         shown = LivePicture()
         row = [*self._row(), *self._sitting.row([told])]
         draw = _Watch(shown, lambda step: self._live_picture(step, row), every_s).see if shown.visible else None
@@ -243,8 +246,8 @@ class Retouch:
         """The face as it is now, with the numbers of the landmarks that it had at first, the photo's pixels along its
         edges, and the drags that are asked about or else those of the last edit: handles red, targets blue."""
         part = self._drawing_part(self._patch())
-        if self._sitting.crop.alignment.landmarks is not None:
-            mark_landmarks(part, self._sitting.crop.alignment.landmarks)
+        with contextlib.suppress(NoFaceError):
+            mark_landmarks(part, self.landmarks)
         if points is not None:
             pairs = pairs_of(points)
             mark_drags(part, pairs[:, :2], pairs[:, 2:])
@@ -336,6 +339,8 @@ class Retouch:
         """What the edits change of the photo; None where nothing."""
         dragged = None if (self._key or "") in self._patches else self._dragged()
         if dragged is not None and self._key is not None:
+            if len(self._patches) == MOST_PATCHES:
+                del self._patches[next(iter(self._patches))]
             self._patches[self._key] = self._sitting.patch(dragged)
         return self._patches.get(self._key or "")
 

@@ -37,8 +37,11 @@ def mask_of(mask: MaskLike, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
     """
     if isinstance(mask, str | Path):
         return read_mask(mask, shape_hw)
-    values = np.asarray(mask)
-    found = np.asarray(values, np.float32) / np.float32(255 if values.dtype == np.uint8 else 1)
+    try:
+        values = np.asarray(mask)
+        found = np.asarray(values, np.float32) / np.float32(255 if values.dtype == np.uint8 else 1)
+    except (TypeError, ValueError) as error:
+        raise UsageError("The mask holds no numbers: allowed are a file, or [height, width] of the photo.") from error
     if found.shape != tuple(shape_hw):
         raise UsageError(
             f"The mask has the shape {list(found.shape)}: allowed is [height, width] of the photo, {list(shape_hw)}."
@@ -48,3 +51,11 @@ def mask_of(mask: MaskLike, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
     if not found.any():
         raise UsageError("The mask is 0 everywhere, so nothing may change: let it be 1 where the photo may change.")
     return found
+
+
+def number_of(value: float, name: str) -> float:
+    """A plain number; UsageError for what is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} is {value!r}: allowed is a number.") from error

@@ -268,6 +268,8 @@ def test_opening_a_photo_leaves_what_was_saved(photo: Retouch, generator: Path, 
         (lambda photo: photo.drag([[220, 130, 220, 500]]), "outside the aligned crop"),
         (lambda photo: photo.preset("smil"), "did you mean smile"),
         (lambda photo: photo.preset("smile", 9), r"edit\.strength is 9"),
+        (lambda photo: photo.preset("smile", "much"), "strength is 'much'"),
+        (lambda photo: photo.drag(POINTS, mask=[["a"]]), "no numbers"),
         (lambda photo: photo.direction("up", 1), r"edit\.direction is up"),
         (lambda photo: photo.direction("pca:99", 1), r"edit\.direction is pca:99"),
         (lambda photo: photo.drag(POINTS, mask=np.ones((5, 5))), r"\[height, width\] of the photo, \[512, 512\]"),
@@ -305,13 +307,19 @@ def test_settings_that_open_nothing_are_one_sentence(tmp_path: Path, overrides: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_photo_that_is_none_is_one_sentence(tmp_path: Path, generator: Path) -> None:
+def test_photos_without_a_face_or_a_file_are_one_sentence(tmp_path: Path, generator: Path) -> None:
     with pytest.raises(PhotoError, match="There is no photo"):
         open_photo(tmp_path / "nowhere.jpg")
     grey = tmp_path / "grey.png"
     cv2.imwrite(str(grey), np.full((200, 200, 3), 128, np.uint8))
     with pytest.raises(NoFaceError):
         open_photo(grey, *settings(generator, tmp_path / "out"))
+    faceless = open_photo(grey, *settings(generator, tmp_path / "out"), "align=center")
+    assert faceless.points([[90, 90, 100, 90]]).size == (720, 720)
+    with pytest.raises(NoFaceError, match="give points by hand"):
+        print(faceless.landmarks)
+    with pytest.raises(NoFaceError, match="give points by hand"):
+        faceless.preset("smile")
 
 
 # Pictures
