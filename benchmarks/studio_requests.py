@@ -182,7 +182,7 @@ def _token_in_answers(target: Target) -> Found:
     paths = ["/", "/nothing", f"/nothing?token={target.token}", "/static/index.html", region(target)]
     answers = [target.ask("GET", path, target.own("Origin")) for path in paths]
     with target.talk() as page:
-        told = json.dumps(messages_of(page, 0.5))
+        told = json.dumps(messages_of(page))
     leaked = any(target.token in answer.text or target.token in str(answer.headers) for answer in answers)
     return f"in none of {len(answers) + 1} answers", leaked or target.token in told
 
