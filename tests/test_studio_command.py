@@ -113,7 +113,7 @@ def test_the_command_line_is_taken_apart() -> None:
     assert parsed.verb == "studio" and parsed.studio == StudioOptions(port=0)
     assert parsed.overrides == (f"photo='{SAMPLE}'", "invert.steps=20", "out='somewhere'")
     assert parse_arguments(["--debug", "studio"]).studio == StudioOptions()
-    assert parse_arguments(["studio", "--", "-odd.jpg"]).overrides == ("photo=-odd.jpg",)
+    assert parse_arguments(["studio", "--", "-odd.jpg"]).overrides == ("photo='-odd.jpg'",)
     assert parse_arguments(["me.jpg"]).studio is None
 
 
