@@ -150,11 +150,11 @@ def _polyglot(target: Target) -> Found:
 
 
 def _named(target: Target, name: str) -> Found:
-    """Success: a file of that name, or one outside the studio's folder, or a header from the name."""
+    """Success: a file outside the studio's folder, or a header from the name."""
     headers = target.own(X_Name=name)
     before = _names_around(target)
     answer = target.ask("POST", "/photos", headers, target.photo)
-    new = [path for path in _names_around(target) - before if "evil" in path.name or target.folder not in path.parents]
+    new = [path for path in _names_around(target) - before if target.folder not in path.parents]
     return answer.told, bool(new) or answer.status >= 500 or bool(answer.header("X"))
 
 

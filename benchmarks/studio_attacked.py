@@ -1,10 +1,14 @@
-"""`python -m benchmarks.studio_fake`: the attacks on the real server with a desk that computes nothing."""
+"""`python -m benchmarks.studio_attacked [--real]`: attacks on the studio's server, with a desk that computes nothing.
+
+`--real`: with the studio's own desk, whose preparation of a face runs meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
 import socket
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -13,30 +17,47 @@ from pathlib import Path
 
 from benchmarks.studio_attacks import Result, run_attacks
 from benchmarks.studio_target import MARKER, Target, serving
-from pipeline.studio.messages import Watch
+from pipeline.quoting import quote_path
+from pipeline.studio.desk_type import DeskType
 from pipeline.studio.security import App, Door
 from pipeline.studio.server import build_app
 from pipeline.studio.uploads import Limits
-from tests.fake_desk import SAMPLE, FakeDesk, Recorder
+from tests.fake_desk import SAMPLE, FakeDesk
 
 LIMIT = 40_000_000
 """Bytes that a photo may have in this trial: enough to see that the limit ends an upload, and soon."""
 
 
+MakeDesk = Callable[[Path, Limits], DeskType]
+
+
+def fake_desk(folder: Path, limits: Limits) -> DeskType:
+    """The one that computes nothing."""
+    return FakeDesk(folder / "desk", 0.0, limits)
+
+
+def real_desk(folder: Path, limits: Limits) -> DeskType:
+    """The studio's own, with a short preparation."""
+    from pipeline.schema import compose
+    from pipeline.studio.desk import Desk
+
+    settings = [f"out={quote_path(str(folder))}", "invert.steps=20", "tune.steps=20", "threads=1"]
+    return Desk(compose(settings), limits)
+
+
 @contextlib.contextmanager
-def fake_target(scratch: Path, wrap: Callable[[App], App] = lambda app: app) -> Iterator[Target]:
-    """A server with the fake desk, and a prepared session on the sample photo; `wrap` may take its guard away."""
+def attacked(
+    scratch: Path, make_desk: MakeDesk = fake_desk, wrap: Callable[[App], App] = lambda app: app
+) -> Iterator[Target]:
+    """A server with a desk, and a session on the sample photo; `wrap` may take its guard away."""
     folder = scratch / "above" / "studio"
     inbox = folder / "arriving"
     inbox.mkdir(parents=True)
     secret = scratch / "above" / "secret.json"
     secret.write_text(MARKER, encoding="utf-8")
     limits = Limits(bytes=LIMIT)
-    desk = FakeDesk(folder / "desk", 0.0, limits)
-    watcher = Recorder()
-    desk.do(Watch(desk.open_file(SAMPLE)), watcher)
-    state = watcher.wait_for(lambda state: state["phase"] == "ready")
-    desk.leave(watcher)
+    desk = make_desk(folder, limits)
+    session = desk.open_file(SAMPLE)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     door = Door(secrets.token_urlsafe(32), port)
@@ -48,7 +69,7 @@ def fake_target(scratch: Path, wrap: Callable[[App], App] = lambda app: app) -> 
             folder=folder,
             inbox=inbox,
             secret=secret,
-            session=state["session"],
+            session=session,
             photo=SAMPLE.read_bytes(),
             limit=LIMIT,
             outside=scratch / "touched",
@@ -78,7 +99,8 @@ def _cell(text: str) -> str:
 def main() -> None:
     """Print the table and the figures."""
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, fake_target(Path(scratch)) as target:
+    make_desk = real_desk if "--real" in sys.argv[1:] else fake_desk
+    with tempfile.TemporaryDirectory() as scratch, attacked(Path(scratch), make_desk) as target:
         results = list(run_attacks(target))
     print(table(results))
     print(f"\n{Counter(result.group for result in results)}")
