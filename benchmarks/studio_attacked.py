@@ -1,6 +1,6 @@
 """`python -m benchmarks.studio_attacked [--real]`: attacks on the studio's server, with a desk that computes nothing.
 
-`--real`: with the studio's own desk, whose preparation of a face runs meanwhile.
+`--real`: with the studio's own desk, on a face that is prepared in a few steps.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.studio_attacks import Result, run_attacks
 from benchmarks.studio_target import MARKER, Target, serving
 from pipeline.quoting import quote_path
 from pipeline.studio.desk_type import DeskType
+from pipeline.studio.messages import Watch
 from pipeline.studio.security import App, Door
 from pipeline.studio.server import build_app
 from pipeline.studio.uploads import Limits
-from tests.fake_desk import SAMPLE, FakeDesk
+from tests.fake_desk import SAMPLE, FakeDesk, Recorder
 
+LONGEST_CELL = 110
 LIMIT = 40_000_000
 """Bytes that a photo may have in this trial: enough to see that the limit ends an upload, and soon."""
 
@@ -58,6 +59,10 @@ def attacked(
     limits = Limits(bytes=LIMIT)
     desk = make_desk(folder, limits)
     session = desk.open_file(SAMPLE)
+    watcher = Recorder()
+    desk.do(Watch(session), watcher)
+    watcher.wait_for(lambda state: state["phase"] == "ready", seconds=300)
+    desk.leave(watcher)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     door = Door(secrets.token_urlsafe(32), port)
@@ -85,15 +90,19 @@ def page_folder(scratch: Path) -> Path:
     return folder
 
 
-def table(results: list[Result]) -> str:
-    """The answers as a table in Markdown."""
-    rows = [f"| {r.group} | {r.name} | {'**yes**' if r.succeeded else 'no'} | {_cell(r.answer)} |" for r in results]
-    return "\n".join(["| Who | What is tried | Succeeds | Answer |", "|---|---|---|---|", *rows])
+def table(results: Sequence[Result]) -> str:
+    """The answers in Markdown, a table for each group."""
+    lines: list[str] = []
+    for group in dict.fromkeys(result.group for result in results):
+        lines += ["", f"### {group.capitalize()}", "", "| What is tried | Succeeds | Answer |", "|---|---|---|"]
+        rows = [result for result in results if result.group == group]
+        lines += [f"| {_cell(r.name)} | {'**yes**' if r.succeeded else 'no'} | {_cell(r.answer)} |" for r in rows]
+    return "\n".join(lines).lstrip()
 
 
 def _cell(text: str) -> str:
     text = "".join(letter if letter.isprintable() else "?" for letter in text).replace("|", "\\|")
-    return text if len(text) < 180 else f"{text[:177]}..."
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
 
 
 def main() -> None:
@@ -103,9 +112,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, attacked(Path(scratch), make_desk) as target:
         results = list(run_attacks(target))
     print(table(results))
-    print(f"\n{Counter(result.group for result in results)}")
     succeeded = sum(result.succeeded for result in results)
-    print(f"attacks_tried {len(results)}, attacks_succeeded {succeeded}, {time.monotonic() - begun:.0f} s")
+    print(f"\nattacks_tried {len(results)}, attacks_succeeded {succeeded}, {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":

@@ -233,7 +233,16 @@ def messages() -> Iterator[Attack]:
         "a format that is a path": lambda t: _said("save", session=t.session, format="../../evil"),
         "a quality of 10^9": lambda t: _said("save", session=t.session, format="jpeg", quality=10**9),
         "a recipe that is no recipe": lambda t: _said("replay", session=t.session, recipe="{}"),
-        "a recipe that names a file": lambda t: _said("replay", session=t.session, recipe=_naming(t)),
+        "a recipe that names a file": lambda t: _replay(
+            t, {"photodrag_recipe": 1, "files": {"edit.mask": str(t.secret)}}
+        ),
+        "a recipe that takes a file's pose": lambda t: _edits(t, {"like": str(t.secret)}),
+        "a recipe whose mask is a file": lambda t: _edits(t, {"preset": "smile", "mask": str(t.secret)}),
+        "a recipe whose mask has 50000 x 50000 pixels": lambda t: _edits(t, {"preset": "smile", "mask": _bomb()}),
+        "a recipe with a setting of Python's": lambda t: _edits(t, {"__class__": "os.system"}),
+        "a recipe with infinite strength": lambda t: _edits(t, {"preset": "smile", "strength": float("inf")}),
+        "a recipe of 100000 edits": lambda t: _edits(t, *[{"preset": "smile"}] * 100_000),
+        "a recipe 100000 levels deep": lambda t: _said("replay", session=t.session, recipe="[" * 100_000),
         "halves of letters": lambda t: '{"do":"open","photo":"\\ud800\\udfff\\ud800"}',
         "a jump to -1": lambda t: _said("jump", session=t.session, at=-1),
         "true as a number": lambda t: _said("face", session=t.session, face=True),
@@ -254,10 +263,16 @@ def _masked(target: Target, png: bytes) -> str:
     return _said("mask", session=target.session, png=base64.b64encode(png).decode())
 
 
-def _naming(target: Target) -> str:
-    return json.dumps(
-        {"photodrag_recipe": 1, "photo": {"name": str(target.secret)}, "files": {"edit.mask": str(target.secret)}}
-    )
+def _replay(target: Target, recipe: object) -> str:
+    return _said("replay", session=target.session, recipe=json.dumps(recipe))
+
+
+def _edits(target: Target, *row: dict[str, object]) -> str:
+    return _replay(target, {"photodrag_edits": 1, "edits": row})
+
+
+def _bomb() -> dict[str, str]:
+    return {"png": base64.b64encode(png_header(50_000, 50_000)).decode(), "photo_sha256": "0" * 64}
 
 
 def _answered(target: Target, message: str | bytes) -> Found:
