@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.errors import PhotoError, UsageError
 from data.files import sync_folder
-from data.photo_decode import decode_photo
+from data.photo_decode import check_header, decode_photo
 from data.photo_encode import DEFAULT_QUALITY, encode_photo
 from data.photo_type import Photo, PhotoFormat, Pixels, suffix_for, suffixes_of, to_u8
 
@@ -22,6 +22,7 @@ __all__ = [
     "Photo",
     "PhotoFormat",
     "Pixels",
+    "check_photo",
     "encode_photo",
     "format_note",
     "read_mask",
@@ -46,6 +47,14 @@ def read_photo(path: Path | str, max_pixels: int | None = None) -> Photo:
     data = _read_bytes(path)
     photo = decode_photo(data, path.name, MAX_PIXELS if max_pixels is None else max_pixels)
     return replace(photo, path=path.absolute(), sha256=hashlib.sha256(data).hexdigest())
+
+
+def check_photo(path: Path, name: str, max_pixels: int) -> None:
+    """Raise PhotoError for what `read_photo` would refuse by the header alone: other kinds of files, too many pixels.
+
+    Nothing is decoded, and only the content counts; `name` only words the errors.
+    """
+    check_header(_read_bytes(path), name, max_pixels)
 
 
 def format_note(photo: Photo, format: PhotoFormat | None = None) -> str | None:

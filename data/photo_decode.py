@@ -22,7 +22,7 @@ from data.metadata import (
     upright_xmp,
 )
 from data.photo_deep import decode_deep_avif, decode_png16, decode_tiff16
-from data.photo_heif import avif_bits, avif_colours, decode_heif, is_avif, is_heif
+from data.photo_heif import avif_bits, avif_colours, decode_heif, is_avif, is_heif, open_heif
 from data.photo_tiff import (
     DAMAGE,
     STORED_AS_SHOWN,
@@ -60,9 +60,7 @@ def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
         data, stored = with_raw_pixels(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = _open(data, name)
-        _check_size(image.size, name, max_pixels)
-        _check_kind(image, name)
+        image = _open_checked(data, name, max_pixels)
         try:
             return _decode(image, data, name, stored)
         except DAMAGE as error:
@@ -70,6 +68,23 @@ def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
                 f"The photo {name!r} is damaged or incomplete and cannot be decoded ({error}); "
                 "give an intact copy of it."
             ) from error
+
+
+def check_header(data: bytes, name: str, max_pixels: int) -> None:
+    """Raise PhotoError for bytes that `decode_photo` would refuse by their header; no pixel is decoded."""
+    if is_heif(data):
+        open_heif(data, name, lambda width, height: _check_size((width, height), name, max_pixels))
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _open_checked(data, name, max_pixels)
+
+
+def _open_checked(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    image = _open(data, name)
+    _check_size(image.size, name, max_pixels)
+    _check_kind(image, name)
+    return image
 
 
 @contextmanager

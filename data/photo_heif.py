@@ -7,6 +7,7 @@ information only and is not obeyed.
 import io
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,15 @@ def decode_heif(data: bytes, name: str, check_size: Callable[[int, int], None]) 
     `check_size` gets width and height before anything is decoded. Raises PhotoError, one sentence, without the extra
     and for damaged files.
     """
+    picture = open_heif(data, name, check_size)
+    try:
+        return _photo_of(np.asarray(picture), picture.info, premultiplied=bool(picture.premultiplied_alpha))
+    except DAMAGE as error:
+        raise _damaged(name, error) from error
+
+
+def open_heif(data: bytes, name: str, check_size: Callable[[int, int], None]) -> Any:
+    """The main picture of a HEIF file, not decoded yet; `check_size` and errors as in `decode_heif`."""
     try:
         import pillow_heif
     except ImportError as error:
@@ -89,12 +99,16 @@ def decode_heif(data: bytes, name: str, check_size: Callable[[int, int], None]) 
     try:
         picture = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
         check_size(*picture.size)
-        return _photo_of(np.asarray(picture), picture.info, premultiplied=bool(picture.premultiplied_alpha))
     except DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise PhotoError(
-            f"The photo {name!r} is damaged or incomplete and cannot be decoded ({reason}); give an intact copy of it."
-        ) from error
+        raise _damaged(name, error) from error
+    return picture
+
+
+def _damaged(name: str, error: BaseException) -> PhotoError:
+    reason = " ".join(str(error).split())
+    return PhotoError(
+        f"The photo {name!r} is damaged or incomplete and cannot be decoded ({reason}); give an intact copy of it."
+    )
 
 
 def _photo_of(values: NDArray[np.uint8] | NDArray[np.uint16], info: dict[str, object], *, premultiplied: bool) -> Photo:

@@ -32,7 +32,9 @@ ONLY_IN = {
     "matplotlib": ("pipeline.curves", "pipeline.montage"),
     "urllib.request": ("pipeline.downloads",),
     "http.client": ("pipeline.downloads",),
-    **dict.fromkeys(("starlette", "uvicorn", "websockets"), ("pipeline.studio",)),
+    "starlette": ("pipeline.studio.server", "pipeline.studio.socket"),
+    "uvicorn": ("pipeline.studio.command",),
+    "websockets": (),
 }
 """Foreign packages that are imported in these modules and nowhere else."""
 
