@@ -24,6 +24,7 @@ export function attributesOf(values) {
     points: String(completeCount(values.pairs)),
     mask: values.hasMask ? "1" : "0",
     zoom: view ? String(Math.round(view.scale * size.ratio * 1000) / 1000) : "",
+    view: view ? [view.scale, view.x, view.y].map((value) => Math.round(value * 1e4) / 1e4).join(" ") : "",
     tool: values.tool,
     mode: values.peek ? "original" : values.mode,
     running: server?.running ? (server.running.paused ? "paused" : "1") : "0",

@@ -2,7 +2,6 @@
 
 import { byId, enable, setText, show } from "./dom.js";
 import { fillGenerators } from "./generators.js";
-import { duration, stageName } from "./words.js";
 
 /** Shows the right screen and keeps the bar; `home()` leaves the session. */
 export function createBar(store, actions, home) {
@@ -30,13 +29,11 @@ export function createBar(store, actions, home) {
     setText(card, waitingWords(server));
   }
 
-  function waitingWords({ phase, photo, faces, progress, sentence }) {
+  function waitingWords({ phase, faces, sentence }) {
     if (phase === "opening") return "Opening the photo…";
     if (phase === "choosing") return faces.length ? "Click the face to edit." : "Looking for faces…";
     if (phase === "failed" && sentence) return sentence;
-    if (phase !== "preparing" || !photo) return "";
-    const left = progress?.seconds_left ? `, about ${duration(progress.seconds_left)} left` : "";
-    return `${progress ? stageName(progress.stage) : "Preparing the face"}${left}. Points can be placed meanwhile.`;
+    return "";
   }
 
   store.on(["server", "hello"], write);

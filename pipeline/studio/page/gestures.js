@@ -62,6 +62,7 @@ export function listenForGestures(canvas, store, tool, spaceHeld) {
 
   canvas.addEventListener("pointerdown", (event) => {
     if (!ready() || event.button === 2) return;
+    canvas.dataset.pressed = "1"; // its focus ring is for the keyboard
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     if (event.button === 1) event.preventDefault();
@@ -123,6 +124,7 @@ export function listenForGestures(canvas, store, tool, spaceHeld) {
 
   canvas.addEventListener("pointerup", (event) => finish(event, false));
   canvas.addEventListener("pointercancel", (event) => finish(event, true));
+  canvas.addEventListener("blur", () => delete canvas.dataset.pressed);
   canvas.addEventListener("pointerleave", () => store.set({ pointer: null }));
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener(

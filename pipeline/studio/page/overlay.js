@@ -18,7 +18,8 @@ export function paintOverlay(context, values) {
   if (values.snapping && server.face !== null) paintLandmarks(context, view, server.faces[server.face]?.landmarks ?? []);
   const running = Boolean(server.running);
   const traced = values.traced === null ? null : server.edits[values.traced];
-  paintTrails(context, view, traced ? (traced.tracks ?? []) : values.trails);
+  const comparing = values.mode !== "result" && !running;
+  if (!comparing) paintTrails(context, view, traced ? (traced.tracks ?? []) : values.trails);
   if (running && !server.running.points) paintDots(context, view, values.live?.points ?? []);
   else paintPairs(context, values, running ? (values.live?.points ?? []) : []);
   if (values.cursor) paintCrosshair(context, toScreen(view, values.cursor));

@@ -28,6 +28,8 @@ export function createPanel(store, actions) {
   byId("apply-direction").addEventListener("click", () => actions.direction(byId("direction").value));
   byId("adjust").addEventListener("click", () => toggle(byId("adjust").getAttribute("aria-expanded") !== "true"));
 
+  byId("canvas").addEventListener("pointerdown", () => toggle(false));
+
   function toggle(open) {
     byId("adjust").setAttribute("aria-expanded", String(open));
     byId("editor").classList.toggle("panel-open", open);

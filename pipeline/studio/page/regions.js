@@ -15,12 +15,16 @@ export function shownNow(values) {
 export function wantedRegions(values) {
   const { server, view, size } = values;
   const loaded = server?.photo?.view;
-  if (!loaded || !view || view.scale * size.ratio <= (loaded.width / server.photo.width) * 1.05) return [];
+  if (!loaded || !view) return [];
+  const held = loaded.width / server.photo.width;
+  const fine = Math.min(1, view.scale * size.ratio);
+  const coarse = fine > held * 1.05;
+  if (!coarse && (server.patch?.sharp !== false || fine < held * 0.95)) return [];
   const box = regionFor(view, server.photo, panesOf(size, values.mode === "side")[0], size.ratio);
   if (!box) return [];
   const running = Boolean(server.running || values.live);
-  return shownNow(values).map((asked) => {
-    const which = asked === "result" && (running || !server.patch) ? "original" : asked;
+  const asked = shownNow(values).map((which) => (which === "result" && (running || !server.patch) ? "original" : which));
+  return [...new Set(asked)].filter((which) => coarse || which === "result").map((which) => {
     const query = new URLSearchParams({ session: server.session, which, ...box });
     const key = `${which === "result" ? server.patch.url : ""} ${query}`;
     return { key, which, url: `/region?${query}`, ...box };
@@ -53,7 +57,7 @@ export function createRegions(store, arrived) {
       aborter.abort();
       aborter = new AbortController();
       const wanted = wantedRegions(store.get());
-      for (const part of new Map(wanted.map((one) => [one.key, one])).values()) fetchOne(part, aborter.signal);
+      for (const part of wanted) fetchOne(part, aborter.signal);
     }, WAIT_MS);
   }
 

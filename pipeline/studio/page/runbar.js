@@ -1,10 +1,10 @@
 /** The run: Go, step and stop, how far it is, what it measured, and why it ended. */
 
-import { byId, enable, setText, show } from "./dom.js";
+import { byId, enable, make, setText, show } from "./dom.js";
 import { drawPlot } from "./plot.js";
 import { completeCount } from "./points.js";
 import { framesPerSecond } from "./session.js";
-import { duration, stageName, stopWords } from "./words.js";
+import { duration, shortName, stageName, stopWords } from "./words.js";
 
 const PREPARING = ["align", "invert", "tune"];
 
@@ -18,10 +18,11 @@ export function reportOf(values) {
   if (server.phase === "saving") return { go: "Go", icon: "play", sentence: "Blending into the full photo…", numbers: "", share: shareOf(progress) };
   if (server.phase === "preparing") {
     return {
-      go: pendingGo ? "Will go" : "Go when ready",
-      icon: pendingGo ? "pause" : "play",
+      go: pendingGo ? "Will go" : "Go",
+      icon: "play",
+      stage: server.waiting ? null : (progress?.stage ?? null),
       sentence: preparing(progress, server.waiting),
-      numbers: pendingGo ? "Starts when the face is ready." : timeLeft(progress),
+      numbers: pendingGo ? `The drag starts when the face is ready: ${timeLeft(progress)}` : timeLeft(progress),
       share: shareOf(progress),
     };
   }
@@ -71,20 +72,30 @@ function afterwards(edit, run) {
 function preparing(progress, waiting) {
   if (waiting) return `Waiting for ${waiting} other ${waiting === 1 ? "job" : "jobs"}…`;
   if (!progress) return "Preparing the face…";
-  const at = PREPARING.indexOf(progress.stage);
-  const place = at < 0 ? "" : ` (${at + 1} of ${PREPARING.length})`;
-  return `${stageName(progress.stage)}${place}`;
+  return stageName(progress.stage);
 }
 
 function timeLeft(progress) {
   if (!progress) return "";
   const parts = progress.total > 1 ? [`step ${progress.step} of ${progress.total}`] : [];
   if (progress.seconds_left !== null && progress.seconds_left !== undefined) parts.push(`about ${duration(progress.seconds_left)} left`);
-  return parts.join(" · ");
+  return parts.join(" · ") || "Points can be placed meanwhile.";
 }
 
 function shareOf(progress) {
   return progress?.total ? progress.step / progress.total : null;
+}
+
+/** The three stages of a preparation, those that are done ticked. */
+function writeStages(stage) {
+  const list = byId("stages");
+  const at = PREPARING.indexOf(stage);
+  show(list, at >= 0);
+  if (at < 0 || list.dataset.stage === stage) return;
+  list.dataset.stage = stage;
+  list.replaceChildren(
+    ...PREPARING.map((name, index) => make("li", { class: index < at ? "done" : index === at ? "now" : null }, shortName(name))),
+  );
 }
 
 /** Wires the run's buttons and keeps its lines. */
@@ -99,6 +110,8 @@ export function createRunbar(store, actions) {
     setText(byId("go").querySelector("span"), report.go);
     byId("go").querySelector("use").setAttribute("href", `#i-${report.icon}`);
     byId("go").setAttribute("aria-pressed", String(values.pendingGo));
+    writeStages(report.stage);
+    show(byId("sentence"), byId("stages").hidden);
     setText(byId("sentence"), report.sentence);
     byId("sentence").classList.toggle("bad", Boolean(server?.failed));
     setText(byId("numbers"), report.numbers);

@@ -3,6 +3,8 @@
 import { keptPairs } from "./points.js";
 import { frameShown, takeFrame, takeState } from "./session.js";
 
+const TRAILS_MS = 2500;
+
 /** `listener` for the connection; drawn() after each drawing; open(session) and home(). */
 export function createTalk(store, actions, pictures) {
   let waiting = null;
@@ -38,8 +40,15 @@ export function createTalk(store, actions, pictures) {
     const values = store.get();
     if (values.left === message.session) return;
     store.set(takeState(values, message, keptPairs));
+    if (values.server?.running && !message.running) fadeTrails();
     if (wanted() !== message.session) history.replaceState(null, "", `#${encodeURIComponent(message.session)}`);
     settle();
+  }
+
+  /** The trails of an edit that has ended stay for a moment, and then the photo is free of them. */
+  function fadeTrails() {
+    const { trails } = store.get();
+    setTimeout(() => store.get().trails === trails && store.set({ trails: [] }), TRAILS_MS);
   }
 
   /** Shows the newest result as soon as its picture is here; what was shown stays until then. */

@@ -10,6 +10,13 @@ const STOPS = {
   stopped: "Stopped by you.",
 };
 
+const SHORT = { align: "Align", invert: "Inversion", tune: "Tuning" };
+
+/** The name of a stage of the preparation, in one word. */
+export function shortName(stage) {
+  return SHORT[stage] ?? stage;
+}
+
 /** The name of a stage. */
 export function stageName(stage) {
   return STAGES[stage] ?? stage;
