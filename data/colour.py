@@ -40,6 +40,18 @@ def colour_space(icc: bytes | None) -> ColourSpace | None:
     return None if icc is None else _of_profile(icc)
 
 
+def srgb_picture(rgb_u8: NDArray[np.uint8], icc: bytes | None) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] uint8 as sRGB, for screens; as it is where `colour_space` finds nothing to turn."""
+    if icc is None or colour_space(icc) is None:
+        return rgb_u8
+    profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
+    turned = ImageCms.profileToProfile(
+        Image.fromarray(rgb_u8), profile, srgb, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB"
+    )
+    assert turned is not None, "not done in place"
+    return np.asarray(turned, np.uint8)
+
+
 @lru_cache(maxsize=4)
 def _of_profile(icc: bytes) -> ColourSpace | None:
     try:

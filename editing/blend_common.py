@@ -60,7 +60,8 @@ class Change:
     """An edit of a crop: before and after it, [R,R,3] float32 RGB in [-1,1]; where the photo may change, [H,W] in
     [0,1], None for everywhere; points that match in both pictures, None where none are known; the parts of the crop
     that may open and show something new, as mouth and eyes do, [R,R] in [0,1], None where that is not known; the mask
-    [R,R] in [0,1] that is blended by, None for that of the difference (`edit_mask`)."""
+    [R,R] in [0,1] that is blended by, None for that of the difference (`edit_mask`). hasty: it is for a look on the
+    way, and its motion may be a little coarser where that saves time."""
 
     alignment: Alignment
     before: Field
@@ -69,6 +70,7 @@ class Change:
     guides: Guides | None = None
     openings: Field | None = None
     mask_crop: Field | None = None
+    hasty: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -30,7 +30,7 @@ from editing.blend_common import (
     touched_roi,
     unchanged,
 )
-from editing.flow import Field, blurred, brightness, carried, estimate_flow, faded, unfolded
+from editing.flow import WORK_SIDE_PX, Field, blurred, brightness, carried, estimate_flow, faded, unfolded
 
 # Lengths are fractions of the crop's side, brightness is in [-1, 1].
 AREA_SIGMA = 0.03  # coarser differences are of light and colour, not of something new
@@ -39,6 +39,8 @@ NEW_FROM, NEW_WHOLE = 0.12, 0.30  # left differences that begin to count as new,
 RIM_SHARE = 0.25  # of the feather, at the crop's rim: motion ends softly by itself, and chins move near it
 INNER_MARGIN = 3.0 / 128  # by which motion ends inside a mask that is given
 WHOLE_FROM = 0.25  # of that mask: above, the carried photo replaces the photo; below, they mix
+HASTY_SIDE_PX = 256
+"""Side at which motion is found for a look on the way: a third of the time."""
 LANCZOS_REACH_PX = 4
 TILE_MAX_PX = 16000
 """OpenCV addresses no pictures of more than 32767 px a side."""
@@ -90,7 +92,8 @@ def carriage(change: Change, settings: BlendSettings, grey: bool = False) -> Car
         bounds = bounds * _shrunk(given, INNER_MARGIN * side)
     if not mask.any():
         return Carriage(np.zeros((side, side, 2), np.float32), np.zeros_like(before), np.zeros_like(mask))
-    flow = unfolded(faded(estimate_flow(before, after, change.guides) * bounds[..., None], mask))
+    found = estimate_flow(before, after, change.guides, HASTY_SIDE_PX if change.hasty else WORK_SIDE_PX)
+    flow = unfolded(faded(found * bounds[..., None], mask))
     left = after - carried(before, flow)
     area = blurred(left, AREA_SIGMA * side)
     new = np.ones((side, side), np.float32)

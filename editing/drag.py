@@ -51,13 +51,17 @@ ADAM_EPS = 1e-8
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DragStep:
-    """What a watcher is told after a step: points [N, 2] and their mean distance to the targets, in crop pixels."""
+    """What a watcher is told after a step: points [N, 2] and their mean distance to the targets, in crop pixels.
+
+    draw: gives the picture [1, 3, R, R] of this step; it is drawn only then, and is there only until the next step.
+    """
 
     step: int
     total: int
     loss: float
     points: Tensor
     distance_px: float
+    draw: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -256,7 +260,8 @@ def crop_points(task: DragTask, state: DragState) -> Tensor:
 def report(task: DragTask, state: DragState) -> DragStep:
     """What a watcher is told of a state."""
     mean = float(state.distance_px.mean())
-    return DragStep(state.step, task.settings.steps, state.loss, crop_points(task, state), mean)
+    points = crop_points(task, state)
+    return DragStep(state.step, task.settings.steps, state.loss, points, mean, lambda: picture(task, state.code))
 
 
 def picture(task: DragTask, code: Tensor) -> Tensor:

@@ -54,14 +54,15 @@ class Guides:
     after: Points
 
 
-def estimate_flow(before: Field, after: Field, guides: Guides | None = None) -> Field:
+def estimate_flow(before: Field, after: Field, guides: Guides | None = None, work_side_px: int = WORK_SIDE_PX) -> Field:
     """[R, R, 2] float32 in crop pixels: `after` shows at p what `before` shows at p + flow(p).
 
     before, after: [R, R, 3] float32 RGB in [-1, 1]. Equal pictures give zeros. Not yet fold-free (see `unfolded`).
+    work_side_px: the side to which pictures are brought.
     """
     if np.array_equal(before, after):
         return np.zeros((*before.shape[:2], 2), np.float32)
-    forth, back = _dis(after, before), _dis(before, after)
+    forth, back = _dis(after, before, work_side_px), _dis(before, after, work_side_px)
     flow = _smoothed(forth, trust_of(before, after, forth, back))
     return flow if guides is None else guided(flow, guides)
 
@@ -155,11 +156,11 @@ def blurred(field: Field, sigma_px: float) -> Field:
     return np.asarray(cv2.GaussianBlur(field, (0, 0), max(sigma_px, 0.3), borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def _dis(first: Field, second: Field) -> Field:
+def _dis(first: Field, second: Field, work_side_px: int) -> Field:
     """Flow [R, R, 2] with first(p) = second(p + flow(p)), in crop pixels."""
     side = first.shape[0]
-    method = cv2.INTER_CUBIC if side < WORK_SIDE_PX else cv2.INTER_AREA
-    size = (WORK_SIDE_PX, WORK_SIDE_PX)
+    method = cv2.INTER_CUBIC if side < work_side_px else cv2.INTER_AREA
+    size = (work_side_px, work_side_px)
     grey = [
         np.clip(cv2.resize((brightness(x) + 1) * 127.5, size, interpolation=method).round(), 0, 255).astype(np.uint8)
         for x in (first, second)
@@ -170,9 +171,9 @@ def _dis(first: Field, second: Field) -> Field:
     dis.setPatchStride(PATCH_STRIDE_PX)
     dis.setVariationalRefinementIterations(REFINEMENTS)
     dis.setVariationalRefinementAlpha(SMOOTHNESS)
-    start = np.zeros((WORK_SIDE_PX, WORK_SIDE_PX, 2), np.float32)
-    flow = np.asarray(dis.calc(grey[0], grey[1], start), np.float32) * np.float32(side / WORK_SIDE_PX)
-    method = cv2.INTER_AREA if side < WORK_SIDE_PX else cv2.INTER_CUBIC
+    start = np.zeros((work_side_px, work_side_px, 2), np.float32)
+    flow = np.asarray(dis.calc(grey[0], grey[1], start), np.float32) * np.float32(side / work_side_px)
+    method = cv2.INTER_AREA if side < work_side_px else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(flow, (side, side), interpolation=method), np.float32)
 
 

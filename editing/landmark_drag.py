@@ -233,7 +233,15 @@ def _verdict(task: _Task, course: _Course, settings: LandmarkSettings) -> StopRe
 def _report(task: _Task, course: _Course, settings: LandmarkSettings) -> DragStep:
     """What a watcher is told after a round."""
     points, error = torch.from_numpy(course.best.points).float(), _error(task, course.best)
-    return DragStep(course.rounds, settings.rounds, error, points, _distance_px(task, course.best))
+    best = course.best
+    return DragStep(course.rounds, settings.rounds, error, points, _distance_px(task, best), lambda: _drawn(task, best))
+
+
+def _drawn(task: _Task, seen: _Seen) -> Tensor:
+    """The picture [1, 3, R, R] of a state; only its code and its 8-bit frame are kept."""
+    scene = task.scene
+    with torch.no_grad():
+        return scene.generator.synthesize(_latents(scene, seen.code[None]), "const", scene.noise)
 
 
 def _prepare(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -112,7 +113,8 @@ def drag_published(
         tracks.append(points)
         if on_step is not None:
             distance_px = float((scene.targets - points).norm(dim=1).mean())
-            on_step(DragStep(step, settings.steps, float(loss.detach()), points.cpu(), distance_px))
+            drawn = partial(Tensor.detach, image)
+            on_step(DragStep(step, settings.steps, float(loss.detach()), points.cpu(), distance_px, drawn))
     if settings.frame_every:
         frames.append(to_frame(image.detach()))
     metrics = {

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from data.errors import UsageError
 from pipeline.quoting import looks_like_override, prepare_override, quote_path, split_override
+from pipeline.studio.options import StudioOptions, split_studio_options
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "replay", "directions", "models", "doctor", "help")
+VERBS = ("run", "demo", "replay", "directions", "studio", "models", "doctor", "help")
 OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models")
 LINE_WIDTH = 118
 
@@ -24,6 +25,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
   photodrag replay RECIPE [PHOTO] [key=value ...]    make a result again from the .photodrag.json beside it
   photodrag directions [from=RUN] [key=value ...]    draw the generator's own directions, to choose one for an edit
+  photodrag studio [PHOTO] [key=value ...]    the editor in the browser: place points, drag, watch, undo, save
   photodrag models list                   the public generators and LPIPS trunks, and which of them are here
   photodrag models download NAME ...      fetch them; a run never does, and names the one that it lacks
   photodrag models verify [NAME ...]      hash what is here again and compare
@@ -46,6 +48,11 @@ Examples
   photodrag replay me_edited.jpg.photodrag.json            the same again, and whether it is the same to the bit
 
 Options
+  --port N         with studio: the port (8642, or the next one that is free; 0: any)
+  --host ADDRESS   with studio: where it listens (127.0.0.1); one that other machines reach needs --token
+  --token TOKEN    with studio: the secret in its address, instead of a new one at each start
+  --no-browser     with studio: print the address, and open no browser
+  --max-megapixels N    with studio: the largest photo that it takes (100)
   -m, --multirun   run every combination of the values that commas separate
   --cfg job        print the composed settings and stop: every key, its default and your changes
   --offline        with models: fetch nothing (PHOTODRAG_OFFLINE=1 does the same)
@@ -80,6 +87,7 @@ class Command:
     words: tuple[str, ...] = ()
     offline: bool = False
     other_models: bool = False
+    studio: StudioOptions | None = None
 
 
 def parse_arguments(words: Sequence[str]) -> Command:
@@ -93,6 +101,9 @@ def parse_arguments(words: Sequence[str]) -> Command:
         words, paths = words[:end], list(words[end + 1 :])
     else:
         paths = []
+    options = None
+    if next((word for word in words if not word.startswith("-")), None) == "studio":
+        options, words = split_studio_options(words)
     names, flags = _split_options(words)
     verb = names.pop(0) if names and names[0] in VERBS else "run"
     if "--help" in flags or "--version" in flags:
@@ -107,6 +118,8 @@ def parse_arguments(words: Sequence[str]) -> Command:
         return Command(verb, words=(*names, *paths))
     if verb == "replay":
         return _replay(names, paths, flags)
+    if verb == "studio":
+        return _studio(names, paths, flags, options)
     if "--other-models" in flags:
         raise UsageError(f"--other-models is given to photodrag {verb}: allowed is it with replay")
     photos, overrides = _split_photo(names)
@@ -139,8 +152,20 @@ def _replay(names: Sequence[str], paths: Sequence[str], flags: set[str]) -> Comm
     photos += paths if names else paths[1:]
     photos += [split_override(text)[2] for text in overrides if split_override(text)[1] == "photo"]
     prepared = [prepare_override(text) for text in overrides if split_override(text)[1] != "photo"]
-    known = {"show_config": "--cfg" in flags, "other_models": "--other-models" in flags}
-    return Command("replay", tuple(prepared), tuple(photos), words=(words[0],), **known)
+    show_config, other_models = "--cfg" in flags, "--other-models" in flags
+    return Command("replay", tuple(prepared), tuple(photos), False, show_config, (words[0],), False, other_models)
+
+
+def _studio(names: Sequence[str], paths: Sequence[str], flags: set[str], options: StudioOptions | None) -> Command:
+    """At most one photo, which may also be written photo=PATH."""
+    if "--multirun" in flags:
+        raise UsageError("-m is given to photodrag studio, which runs nothing by itself: leave it out")
+    photos, overrides = _split_photo(names)
+    photos, overrides = _all_photos([*photos, *paths], overrides)
+    if len(photos) > 1 or any(is_folder(photo) for photo in photos):
+        raise UsageError(f"photodrag studio is given {', '.join(photos)}: allowed is one photo; the page opens more")
+    prepared = [*(f"photo={quote_path(photo)}" for photo in photos), *(prepare_override(text) for text in overrides)]
+    return Command("studio", tuple(prepared), show_config="--cfg" in flags, studio=options)
 
 
 def help_text() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
@@ -57,7 +57,8 @@ def blend(
             # A mask is larger than an 8-bit photo: for the last face the product takes the place of the user's.
             bounds = np.multiply(user_mask, dragged.mask, out=user_mask if number == len(changes) else None)
         guides, openings = matches_of(dragged) if config.method == "flow" else (None, None)
-        change, settings = Change(crop.alignment, before, after, bounds, guides, openings), settings_of(config, dragged)
+        change = Change(crop.alignment, before, after, bounds, guides, openings)
+        settings = blend_settings(config, dragged.told)
         if config.stitch:
             name = "stitch" if len(changes) == 1 else f"stitch {number}/{len(changes)}"
             with watched_steps(console or Console(progress=False), name) as on_step:
@@ -106,12 +107,23 @@ def try_marks(photo: Photo, config: BlendConfig) -> None:
         label_photo(photo, config.label, cast("Corner", config.label_corner))
 
 
-def settings_of(config: BlendConfig, dragged: Dragged) -> BlendSettings:
+def blend_settings(config: BlendConfig, told: Sequence[Mapping[str, Any]]) -> BlendSettings:
     """The config's settings, with what `auto` means for these edits: a direction changes colours that are meant."""
     chosen: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(BlendSettings)}
     if config.rest == "auto":
-        chosen["rest"] = "all" if any(told.get("direction") for told in dragged.told) else "new"
+        chosen["rest"] = "all" if any(edit.get("direction") for edit in told) else "new"
     return BlendSettings(**chosen)
+
+
+def quick_matches(
+    box: tuple[float, float, float, float] | None, before: np.ndarray, image: np.ndarray
+) -> tuple[Guides | None, np.ndarray | None]:
+    """As `matches_of`, for a picture on the way: landmarks [68, 2] in the face's box of the first picture, which hold
+    for small moves. image: the present picture, [R, R, 3] uint8. (None, None) without a box."""
+    if box is None:
+        return None, None
+    after = steady_landmarks(image, [box])
+    return Guides(before, after), openings_mask(before, after, len(image))
 
 
 def matches_of(dragged: Dragged) -> tuple[Guides | None, np.ndarray | None]:

@@ -6,31 +6,22 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from data.errors import OutputError, PhotodragError
-from editing.points import check_pairs
-from inversion.generators.protocol import Generator, NoiseMaps
-from inversion.pivotal import apply_delta
 from pipeline import stages
 from pipeline.blending import blend
-from pipeline.edit_config import EditConfig
+from pipeline.edit_stage import Drawn, EditStage, drawn
 from pipeline.editability import editability_figures, try_presets
-from pipeline.edits import EditStep, Told, config_of, read_edits, told_of
-from pipeline.engine import Attempt, Engine, MissingStageError, Stored, key_of
+from pipeline.edits import read_edits, told_of
+from pipeline.engine import Attempt, Engine, MissingStageError, Stored
 from pipeline.faces import assign_pairs
-from pipeline.fitting import align_photo, invert_face, read_tools, tune_face, warn_of_frames
+from pipeline.fitting import align_photo, invert_face, read_tools, sampled_face, tune_face, warn_of_frames
 from pipeline.manifest import Manifest
 from pipeline.measuring import likeness_figures, lpips_trunks, read_instruments, shared_with, subject_of
-from pipeline.outputs import BLEND, EDIT, MEASURE, SAMPLE, BlendFacts, Dragged, Measured
+from pipeline.outputs import BLEND, EDIT, MEASURE, BlendFacts, Measured
 from pipeline.schema import CHAIN
 from pipeline.together import Company, Member, batches, invert_side_by_side, tune_shared
 from pipeline.work import FaceWork, Setup, computed_stages, needed, plain_config
-
-OF_DIRECTIONS = ("direction", "direction_layers", "frame_every", "fps")
-"""The settings of an edit along a direction, beside its strength and its mask: those of drags do not concern it."""
 
 
 class Chain:
@@ -76,23 +67,13 @@ class Chain:
     def _faces(self) -> list[FaceWork]:
         """The generated picture as one face, or the photo's crops."""
         if self.setup.sampled:
-            return [self._sampled_face()]
+            return [sampled_face(self.setup, self.engine)]
         aligned = align_photo(self.setup, self.engine)
         faces = [FaceWork(number, crop, aligned=aligned) for number, crop in enumerate(aligned.value.crops)]
         for face in faces:
             alignment = face.crop.alignment
             self.manifest.face(face.number).update(face_index=alignment.face_index, quad=alignment.quad.tolist())
         return faces
-
-    def _sampled_face(self) -> FaceWork:
-        setup, config = self.setup, self.config.sample
-        sampled = self.engine.obtain(
-            SAMPLE,
-            {"generator": setup.generator.sha256, "config": plain_config(config)},
-            lambda _: stages.sample(setup.generator.module, config, setup.device),
-            known_key=setup.known_key("sample"),
-        )
-        return FaceWork(0, stages.sampled_crop(sampled.value), sampled=sampled)
 
     def _ask(self, faces: Sequence[FaceWork]) -> None:
         """Decide what each face is asked to do, and refuse bad points before anything long begins."""
@@ -103,23 +84,13 @@ class Chain:
         def ask(face: FaceWork) -> None:
             face.pairs = pairs[face.number]
             alignment = face.crop.alignment
-            configs = [(config_of(told, config, alignment), told) for told in earlier]
+            row = self._row(face)
+            face.steps = [row.again(told) for told in earlier]
             if config.by_face or config.direction is not None or face.pairs:
-                configs.append((config, told_of(config, face.pairs, alignment)))
-            face.steps = [self._step(face, one, told) for one, told in configs]
+                face.steps.append(row.step(config, face.pairs, told_of(config, face.pairs, alignment)))
 
         for face in faces:
             self._guard(faces, face, ask)
-
-    def _step(self, face: FaceWork, config: EditConfig, told: Told) -> EditStep:
-        """What one edit asks of the face; UsageError for points or directions that cannot be had."""
-        pairs = face.pairs if config is self.config.edit else range(len(config.points))
-        asked, alignment = stages.make_drag(config, face.crop, pairs, self.engine.console), face.crop.alignment
-        if config.direction is not None:
-            stages.check_direction(self.setup.generator.module, config)
-        else:
-            check_pairs(alignment.to_crop(asked.handles), alignment.to_crop(asked.targets), alignment.size)
-        return EditStep(config, asked, told)
 
     def _fit_together(self, faces: Sequence[FaceWork]) -> None:
         """Compute what several faces share, before each of them passes through the stages by itself."""
@@ -217,65 +188,18 @@ class Chain:
             self.engine.console.warn("the editability is not measured: no face is found in the reconstruction")
         return editability_figures("invert" if face.fitted is None else "tuned", outcomes)
 
-    def _drawn(self, face: FaceWork) -> tuple[Generator, Tensor, NoiseMaps | None, Tensor]:
-        """What draws the face as it is before a drag: generator, latent, noise, and the picture that they give."""
-        device, base = self.setup.device, self.setup.generator.module
-        if face.sampled is not None:
-            start = face.sampled.value
-            return base, start.w.to(device), None, start.image
-        inversion = stages.inversion_on(needed(face.inverted).value.inversion, device)
-        if face.fitted is None:
-            return base, inversion.w, inversion.noise, inversion.image
-        tuned = face.fitted.value.tuned
-        return apply_delta(base, tuned.delta), inversion.w, inversion.noise, tuned.image
+    def _drawn(self, face: FaceWork) -> Drawn:
+        """What draws the face as it is before a drag."""
+        return drawn(self.setup, face)
+
+    def _row(self, face: FaceWork) -> EditStage:
+        return EditStage(self.setup, self.engine, face, partial(drawn, self.setup, face))
 
     def _edit(self, face: FaceWork) -> None:
         requested, known = "edit" in self.config.stages, self.setup.known_key("edit", face.number)
         if (requested and not face.steps) or (not requested and known is None):
             return
-        face.dragged = self.engine.obtain(
-            EDIT,
-            self._edit_inputs(face, face.steps),
-            lambda _: self._drag(face),
-            face=face.number,
-            known_key=known,
-        )
-
-    def _edit_inputs(self, face: FaceWork, steps: Sequence[EditStep]) -> dict[str, Any]:
-        """What decides a row of edits; a row of one, whether asked for or replayed, is known by the same."""
-        config = steps[-1].config if steps else self.config.edit
-        own = config is self.config.edit
-        source_key = needed(face.fitted).key if face.sampled is None else face.sampled.key
-        settings = plain_config(config, {"points", "mask", "strength", "like", "replay", "undo"})
-        if config.direction is not None:
-            settings = {name: settings[name] for name in OF_DIRECTIONS}
-        else:
-            settings = {name: value for name, value in settings.items() if not name.startswith("direction")}
-        return {
-            "source": source_key,
-            "pairs": [config.points[number] for number in face.pairs] if own else config.points,
-            "strength": config.strength if config.by_face or config.direction is not None else None,
-            "mask": stages.mask_hash(config.mask),
-            "config": settings,
-            "before": [step.told for step in steps[:-1]],
-        } | {f"like{i}": stages.mask_hash(step.config.like) for i, step in enumerate(steps) if step.config.like}
-
-    def _drag(self, face: FaceWork) -> Dragged:
-        title, console, config = self._title("edit", face), self.engine.console, self.config.edit
-        network = self.setup.models.face_network(self.setup.device) if config.identity_weight else None
-        done, count = self._done_before(face)
-        dragged = stages.edit_in_a_row(*self._drawn(face), face.crop, face.steps, console, title, network, done, count)
-        if face.inverted is None:
-            return dragged
-        return stages.without_rest(dragged, face.inverted.value, face.crop.alignment)
-
-    def _done_before(self, face: FaceWork) -> tuple[Stored[Dragged] | None, int]:
-        """The longest beginning of the row that is finished already, and how many edits it has."""
-        for count in range(len(face.steps) - 1, 0, -1):
-            key = key_of(EDIT, self._edit_inputs(face, face.steps[:count]))
-            if self.engine.resume and (found := self.engine.find(EDIT, key, face.number)) is not None:
-                return found, count
-        return None, 0
+        face.dragged = self._row(face).obtain(face.steps, self._title("edit", face), known)
 
     def _blend(self, faces: Sequence[FaceWork]) -> Stored[BlendFacts]:
         config = self.config.blend

@@ -94,6 +94,8 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
         return doctor()
     elif command.show_config:
         _show_config(command)
+    elif command.verb == "studio":
+        return _studio(command, debug)
     elif command.multirun:
         return _sweep(command, debug)
     elif command.photos:
@@ -159,6 +161,17 @@ def _run(config: RunConfig, job: JobInfo | None) -> int:
     outcome = run(config, job)
     _print_outcome(outcome)
     return EXIT_FAILED if outcome.failures else EXIT_DONE
+
+
+def _studio(command: Command, debug: bool) -> int:
+    """The editor in the browser; what is missing is said before anything heavy is loaded."""
+    from pipeline.studio.command import check_installed, studio
+
+    check_installed()
+    config = compose(command.overrides)
+    _check_paths(config)
+    assert command.studio is not None
+    return studio(command.studio, config, debug)
 
 
 def _replay(command: Command) -> int:

@@ -76,6 +76,7 @@ def all_checks() -> Iterator[Check]:
         ("model cache", check_cache),
         ("LPIPS backbones", check_backbones),
         ("video", check_video),
+        ("studio", check_studio),
         ("machine", check_machine),
     ]
     for name, group in groups:
@@ -205,6 +206,19 @@ def check_video() -> Iterator[Check]:
             yield Check("mp4 encoder", "optional", str(error), gives, "pip install opencv-python")
     ffmpeg = shutil.which("ffmpeg")
     yield Check("ffmpeg", "ok", ffmpeg or "not on the PATH (not needed)")
+
+
+def check_studio() -> Iterator[Check]:
+    """The packages of the browser editor, which nothing else needs."""
+    from pipeline.studio.command import PACKAGES
+
+    found = {name: _version(name) for name in PACKAGES}
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        gives = "photodrag studio, the editor in the browser"
+        yield Check("studio", "optional", f"no {', '.join(missing)}", gives, "pip install 'photodrag[studio]'")
+    else:
+        yield Check("studio", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
 
 
 def check_machine() -> Iterator[Check]:

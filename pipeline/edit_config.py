@@ -41,8 +41,8 @@ class EditConfig:
     """The drag: `points` are [x, y, x2, y2] in photo pixels; `like` is another photo, whose head's pose is taken;
     `mask` is a PNG in photo pixels, white may change; `auto_mask` lets points given by hand change their surroundings
     only, where there is no mask. `direction` moves the latent along a direction of the generator instead, by `strength`
-    standard deviations. `replay` is a run's edits.json, made before this edit, less its last `undo`. `gif`: edit.gif,
-    too."""
+    standard deviations. `stop_after` ends it after so many steps in all, as if stopped by hand (0: never). `replay` is
+    a run's edits.json, made before this edit, less its last `undo`. `gif`: edit.gif, too."""
 
     KEY: ClassVar[str] = "edit"
     points: list[list[float]] = knob([])
@@ -55,6 +55,7 @@ class EditConfig:
     mask: str | None = knob(None, path=True)
     auto_mask: bool = True
     steps: int = knob(120, 1, 10000)
+    stop_after: int = knob(0, 0, 1000000)
     lr: float = knob(0.04, above=0, high=1)
     tracker: str = knob("nearest", choices=("nearest", "line_search", "filter"))
     supervision: str = knob("auto", choices=("auto", "present", "original", "both", "gated"))

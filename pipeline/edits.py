@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.alignment import Alignment
 from data.errors import UsageError
 from editing.points import Drag
 from pipeline.edit_config import EditConfig
+from pipeline.painted import check_painted
 from pipeline.validation import check_mapping
 
 EDITS = "edits.json"
 KIND, VERSION = "photodrag_edits", 1
-PARTS = ("preset", "like", "direction", "direction_layers", "strength", "method")
-"""What is told of an edit beside its points; the other settings are those of the run that makes it."""
+PARTS = ("preset", "like", "direction", "direction_layers", "strength", "method", "stop_after")
+"""What is told of an edit beside its points and its painted mask; the rest is as in the run that makes it."""
 MOST_BYTES = 10_000_000
 
 Told = dict[str, Any]
@@ -37,6 +39,18 @@ class EditStep:
     config: EditConfig
     drag: Drag
     told: Told
+
+
+def greatest_mask(steps: Sequence[EditStep]) -> NDArray[np.float32] | None:
+    """Where the photo [H, W] may change by any of the edits; None where one may change it everywhere. Of one mask the
+    very array."""
+    masks = [step.drag.mask for step in steps if step.drag.mask is not None]
+    if not masks or len(masks) < len(steps):
+        return None
+    greatest = masks[0] if len(masks) == 1 else np.maximum(masks[0], masks[1])
+    for mask in masks[2:]:
+        np.maximum(greatest, mask, out=greatest)
+    return greatest
 
 
 def read_edits(config: EditConfig) -> list[Told]:
@@ -68,16 +82,25 @@ def read_edits(config: EditConfig) -> list[Told]:
 
 def check_edit(told: Any, what: str) -> None:
     """UsageError unless the settings of an edit are those of one."""
-    if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points"})):
+    if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points", "mask"})):
         detail = f": '{strange[0]}' is unknown" if isinstance(told, dict) else ""
         raise UsageError(f"{what} is no edit{detail}; allowed are points, {', '.join(PARTS)}.")
     try:
-        check_mapping(EditConfig, told, "edit.")
-        config = EditConfig(**told)
+        if "mask" in told:
+            check_painted(told["mask"])
+        plain = {name: value for name, value in told.items() if name != "mask"}
+        check_mapping(EditConfig, plain, "edit.")
+        config = EditConfig(**plain)
     except (UsageError, TypeError) as error:
         raise UsageError(f"{what} cannot be made: {error}") from error
     if not config.asks:
         raise UsageError(f"{what} asks for nothing: it needs points, preset, like or direction.")
+
+
+def plain_edit(config: EditConfig) -> EditConfig:
+    """Settings that ask for no edit: how they are made stays."""
+    asks_nothing = {name: getattr(EditConfig(), name) for name in (*PARTS, "points", "mask", "replay", "undo")}
+    return replace(config, **asks_nothing)
 
 
 def config_of(told: Told, run: EditConfig, alignment: Alignment) -> EditConfig:

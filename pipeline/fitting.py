@@ -12,7 +12,7 @@ from pipeline import stages
 from pipeline.counting import counting_key
 from pipeline.engine import Attempt, Engine, Stored
 from pipeline.frames import FRAMES
-from pipeline.outputs import ALIGN, INVERT, Aligned, Fitted, Inverted, tune_spec
+from pipeline.outputs import ALIGN, INVERT, SAMPLE, Aligned, Fitted, Inverted, tune_spec
 from pipeline.progress import Console
 from pipeline.work import FaceWork, Setup, needed, plain_config
 
@@ -50,6 +50,18 @@ def align_photo(setup: Setup, engine: Engine) -> Stored[Aligned]:
         lambda _: stages.align(needed(setup.photo), config, resolution),
         known_key=setup.known_key("align"),
     )
+
+
+def sampled_face(setup: Setup, engine: Engine) -> FaceWork:
+    """The generated picture as the one face of a run."""
+    config = setup.config.sample
+    sampled = engine.obtain(
+        SAMPLE,
+        {"generator": setup.generator.sha256, "config": plain_config(config)},
+        lambda _: stages.sample(setup.generator.module, config, setup.device),
+        known_key=setup.known_key("sample"),
+    )
+    return FaceWork(0, stages.sampled_crop(sampled.value), sampled=sampled)
 
 
 def invert_inputs(setup: Setup, face: FaceWork) -> dict[str, Any]:

@@ -79,6 +79,16 @@ class Console:
             dynamic_ncols=True,
         )
 
+    @contextlib.contextmanager
+    def steps(self, name: str) -> Iterator[Callable[[Step], None]]:
+        """What shows the steps of a stage, for the length of a `with` block."""
+        with self.bar(name) as bar:
+            yield lambda info: show_step(bar, info)
+
+    def stopping(self) -> bool:
+        """Whether an edit shall end with the step that it is at, and keep its best state."""
+        return False
+
 
 def show_step(bar: tqdm, info: Step) -> None:
     """Move a progress bar to the step that `info` tells of."""
@@ -91,9 +101,26 @@ def show_step(bar: tqdm, info: Step) -> None:
 
 @contextlib.contextmanager
 def watched_steps(console: Console, name: str) -> Iterator[Callable[[Step], None]]:
-    """An `on_step` callback that moves a progress bar, for the length of a `with` block."""
-    with console.bar(name) as bar:
-        yield lambda info: show_step(bar, info)
+    """An `on_step` callback that shows the progress, for the length of a `with` block."""
+    with console.steps(name) as show:
+        yield show
+
+
+@contextlib.contextmanager
+def stoppable_steps(
+    console: Console, name: str, stop_after: int
+) -> Iterator[tuple[Callable[[Step], None], Callable[[], bool]]]:
+    """`on_step` as above, and a `should_stop` that is true when the console says so or after `stop_after` steps (0:
+    never), so that an edit that was stopped by hand can be made again."""
+    done = 0
+    with console.steps(name) as show:
+
+        def on_step(info: Step) -> None:
+            nonlocal done
+            done += 1
+            show(info)
+
+        yield on_step, lambda: 0 < stop_after <= done or console.stopping()
 
 
 @contextlib.contextmanager
@@ -105,10 +132,10 @@ def checkpointed_steps(
     A Ctrl-C between two steps is kept until the running step has ended: its state is stored, then KeyboardInterrupt
     ends the run. A second Ctrl-C ends it at once.
     """
-    with console.bar(name) as bar, _DelayedInterrupt() as interrupt:
+    with console.steps(name) as show, _DelayedInterrupt() as interrupt:
 
         def on_step(info: StepInfo) -> None:
-            show_step(bar, info)
+            show(info)
             interrupt.delayed = True
             if frames is not None:
                 frames.keep(info)

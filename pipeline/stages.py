@@ -42,7 +42,7 @@ from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
-from pipeline.edits import EditStep
+from pipeline.edits import EditStep, greatest_mask
 from pipeline.engine import Attempt, Stored
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
 from pipeline.locating import LandmarkLocator
@@ -50,7 +50,7 @@ from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import VIDEO, Aligned, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8
 from pipeline.posing import pose_towards
-from pipeline.progress import Console, checkpointed_steps, watched_steps
+from pipeline.progress import Console, checkpointed_steps, stoppable_steps
 from pipeline.video import read_video
 
 if TYPE_CHECKING:
@@ -244,15 +244,22 @@ def sampled_crop(sampled: Sampled) -> Crop:
     return Crop(sampled.image.cpu().numpy(), np.ones((1, 1, size, size), np.float32), alignment)
 
 
-def make_drag(config: EditConfig, crop: Crop, pairs: Sequence[int], console: Console | None = None) -> Drag:
+def make_drag(
+    config: EditConfig,
+    crop: Crop,
+    pairs: Sequence[int],
+    console: Console | None = None,
+    painted: np.ndarray | None = None,
+) -> Drag:
     """What one face is asked to do, in photo pixels: the pairs with those numbers, or the preset on its landmarks, or
     the pose of `edit.like`.
 
-    The mask is the user's times the preset's; of pairs without one, that of `edit.auto_mask`. A direction moves no
-    points. The console is told the pose. Raises NoFaceError when no landmarks are found here or in the other photo.
+    The mask is the user's, a file or `painted` [H, W] float32 in [0, 1], times the preset's; of pairs without one, that
+    of `edit.auto_mask`. A direction moves no points. The console is told the pose. Raises NoFaceError when no landmarks
+    are found here or in the other photo.
     """
     shape = crop.alignment.photo_shape
-    mask = None if config.mask is None else read_mask(config.mask, shape)
+    mask = painted if config.mask is None else read_mask(config.mask, shape)
     if config.direction is not None:
         return Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask)
     if not config.by_face:
@@ -312,23 +319,22 @@ def edit(
     mask = None if asked.mask is None else mask_on_crop(asked.mask, crop.alignment).to(w)
     by_features = not config.by_face or config.method in ("points", "published")
     locator = None if by_features else _locator(config, start, crop, console)
-    with watched_steps(console, title) as on_step:
+    with stoppable_steps(console, title, config.stop_after) as told:
         if config.method == "published":
-            edited = drag_published(
-                generator, w, noise, handles, targets, mask, _settings_of(PublishedSettings, config), on_step
-            )
+            published = _settings_of(PublishedSettings, config)
+            edited = drag_published(generator, w, noise, handles, targets, mask, published, *told)
         elif config.method == "landmarks" and locator is not None:
             moves, quick = targets - handles, _landmark_settings(config)
-            edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, on_step)
+            edited = drag_landmarks(generator, w, noise, locator, moves, mask, quick, *told)
             targets = edited.tracks[0].double().numpy() + moves
         else:
             person = None if face_network is None else _person(start.to(w), face_network)
             settings = _settings_of(DragSettings, config)
             if locator is None:
-                edited = drag(generator, w, noise, handles, targets, mask, settings, on_step, person=person)
+                edited = drag(generator, w, noise, handles, targets, mask, settings, *told, person)
             else:
                 moves = targets - handles
-                edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, on_step, person=person)
+                edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, *told, person)
                 targets = edited.tracks[0].double().numpy() + moves
     return Dragged(edited, start, targets, asked.mask, config.frame_every, config.fps)
 
@@ -356,9 +362,7 @@ def edit_in_a_row(
         made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
         before += made[-1].film() if number < len(steps) else []
     told = tuple(step.told for step in steps)
-    masks = [step.drag.mask for step in steps if step.drag.mask is not None]
-    mask = _greatest(masks) if len(masks) == len(steps) else None
-    return replace(made[-1], start=start, mask=mask, told=told, before=before)
+    return replace(made[-1], start=start, mask=greatest_mask(steps), told=told, before=before)
 
 
 def _person(start: Tensor, network: FaceNetwork) -> Person:
@@ -411,14 +415,6 @@ def _locator(config: EditConfig, start: Tensor, crop: Crop, console: Console) ->
         asked = f"edit.like={config.like}" if config.preset is None else f"edit.preset={config.preset}"
         console.warn(f"no face was found in the inverted picture: {asked} is dragged by features")
         return None
-
-
-def _greatest(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """The greatest of masks [H, W] at every pixel; of one the very mask."""
-    greatest = masks[0] if len(masks) == 1 else np.maximum(masks[0], masks[1])
-    for mask in masks[2:]:
-        np.maximum(greatest, mask, out=greatest)
-    return greatest
 
 
 def pixels_of(image: Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -206,6 +207,15 @@ class FakeDesk:
         with self._lock:
             self.photos[id] = (self._folder / id, name)
         return id
+
+    def open_file(self, path: Path) -> str:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        copy = self._folder / "copy"
+        shutil.copyfile(path, copy)
+        watcher = Recorder()
+        self.do(ask.Open(self.add_photo(copy, path.name)), watcher)
+        self.leave(watcher)
+        return str(watcher.states[0]["session"])
 
     def do(self, request: ask.Request, watcher: Watcher) -> None:
         self.before_do(request)

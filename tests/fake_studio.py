@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import asyncio
+import socket
 import tempfile
 from pathlib import Path
 
-import uvicorn
-
-from pipeline.studio.messages import Open
+from pipeline.studio.command import make_server
 from pipeline.studio.security import Door
 from pipeline.studio.server import build_app, reporter
-from tests.fake_desk import SAMPLE, FakeDesk, Recorder
+from tests.fake_desk import SAMPLE, FakeDesk
 
 TOKEN = "fake-studio-token"
 
@@ -27,28 +26,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         desk = FakeDesk(folder / "desk", given.slowness)
-        opened = None if given.empty else open_sample(desk, folder)
+        opened = None if given.empty else desk.open_file(SAMPLE)
         door = Door(TOKEN, given.port)
         app = build_app(desk, door, folder / "inbox", opened=opened, report=reporter(debug=True))
         print(door.url, flush=True)
-        uvicorn.run(
-            app,
-            host="127.0.0.1",
-            port=given.port,
-            log_level="warning",
-            timeout_graceful_shutdown=1,
-            server_header=False,
-        )
-
-
-def open_sample(desk: FakeDesk, folder: Path) -> str:
-    """A session with the sample photo."""
-    copy = folder / "sample"
-    shutil.copyfile(SAMPLE, copy)
-    recorder = Recorder()
-    desk.do(Open(desk.add_photo(copy, SAMPLE.name)), recorder)
-    desk.leave(recorder)
-    return str(recorder.states[0]["session"])
+        listening = socket.create_server(("127.0.0.1", given.port))
+        asyncio.run(make_server(app, debug=True).serve([listening]))
+        desk.close()
 
 
 if __name__ == "__main__":

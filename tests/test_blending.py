@@ -16,7 +16,10 @@ from data.landmarks import find_faces
 from data.photo import Photo, read_photo
 from data.regions import openings_mask
 from editing.drag import Edited
-from pipeline import blending, pictures, stages
+from editing.points import Drag
+from pipeline import blending, pictures
+from pipeline.edit_config import EditConfig
+from pipeline.edits import EditStep, greatest_mask
 from pipeline.locating import faces_in_crop
 from pipeline.outputs import Dragged
 from pipeline.run import run
@@ -53,10 +56,10 @@ def _no_face(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_colours_that_a_direction_means_are_taken_as_a_whole() -> None:
     drag, direction = dragged(0.1, told=({"preset": "smile"},)), dragged(0.1, told=({"direction": "pca:6"},))
-    assert blending.settings_of(BlendConfig(), drag).rest == "new"
-    assert blending.settings_of(BlendConfig(), direction).rest == "all"
-    assert blending.settings_of(BlendConfig(rest="new"), direction).rest == "new"
-    assert blending.settings_of(BlendConfig(method="crop", tint=0.5, feather=0.1), drag).feather == 0.1
+    assert blending.blend_settings(BlendConfig(), drag.told).rest == "new"
+    assert blending.blend_settings(BlendConfig(), direction.told).rest == "all"
+    assert blending.blend_settings(BlendConfig(rest="new"), direction.told).rest == "new"
+    assert blending.blend_settings(BlendConfig(method="crop", tint=0.5, feather=0.1), drag.told).feather == 0.1
     photo = Photo(np.full((SIDE, SIDE, 3), 100, np.uint8))
     crop = crop_of(align_precropped((SIDE, SIDE), SIDE))
     gains = [blending.blend(photo, [(crop, one)], BlendConfig()).photo.pixels[16, 16, 0] for one in (drag, direction)]
@@ -155,7 +158,10 @@ def test_the_greatest_of_several_masks() -> None:
     masks = list(np.random.default_rng(4).random((4, 5, 6)).astype(np.float32))
     before = [mask.copy() for mask in masks]
     for count in range(1, 5):
-        assert np.array_equal(stages._greatest(masks[:count]), np.max(before[:count], axis=0))
+        asked = [Drag(np.zeros((0, 2)), np.zeros((0, 2)), mask) for mask in masks[:count]]
+        greatest = greatest_mask([EditStep(EditConfig(), drag, {}) for drag in asked])
+        assert np.array_equal(greatest, np.max(before[:count], axis=0))
+        assert greatest_mask([EditStep(EditConfig(), replace(asked[0], mask=None), {})]) is None
     assert np.array_equal(masks, before)
 
 

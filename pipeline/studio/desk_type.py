@@ -1,4 +1,4 @@
-"""What the web side of a studio needs of its desk: `pipeline.studio.desk.Desk` has these methods, and so has a test's."""
+"""What the web side of a studio needs of its desk; `pipeline.studio.desk.Desk` has these methods."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class DeskType(Protocol):
 
     def add_photo(self, path: Path, name: str) -> str:
         """Take over a received file; its id."""
+        ...
+
+    def open_file(self, path: Path) -> str:
+        """The session of a photo that stays where it is."""
         ...
 
     def do(self, request: Request, watcher: Watcher) -> None:

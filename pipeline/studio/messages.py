@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -290,10 +289,10 @@ def _one_of(names: tuple[str, ...]) -> Callable[[Any, str], str]:
 
 def _number(least: float, most: float) -> Callable[[Any, str], float]:
     def read(value: Any, name: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise UsageError(f"{name} is no number.")
-        if not least <= value <= most:
-            raise UsageError(f"{name} is {value:g}: allowed is {least:g} to {most:g}.")
+        if not least <= value <= most:  # a whole number may be too long to be written out or turned into a float
+            raise UsageError(f"{name} is a number that is not allowed: allowed is {least:g} to {most:g}.")
         return float(value)
 
     return read

@@ -1,8 +1,8 @@
 """Who may talk to a studio: a middleware around the whole application that lets only its own page through.
 
-A studio reads and writes photos of the person who started it, and every page of the web and every program of the machine
-can reach its port. So each request needs the cookie that the printed address sets, a Host that is this server's (a
-foreign name that was rebound to 127.0.0.1 is none), and no sign of another page.
+A studio reads and writes photos of the person who started it, and every page of the web and every program of the
+machine can reach its port. So each request needs the cookie that the printed address sets, a Host that is this server's
+(a foreign name that was rebound to 127.0.0.1 is none), and no sign of another page.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERY_ADDRESS = ("0.0.0.0", "::")
-LEAST_TOKEN = 16
-"""Letters of a token that somebody chose."""
 IMMUTABLE = b"private, max-age=31536000, immutable"
 READING = ("GET", "HEAD")
 
@@ -49,11 +47,15 @@ WRONG_PAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What a request must show: `token` is this launch's secret, `host` the address that is listened on."""
+    """What a request must show: `token` is this launch's secret, `host` the address that is listened on.
+
+    `ticket` opens the page once, for the browser that is started: other users of the machine can read its command line.
+    """
 
     token: str
     port: int
     host: str = "127.0.0.1"
+    ticket: str | None = None
 
     @property
     def cookie(self) -> str:
@@ -63,8 +65,16 @@ class Door:
     @property
     def url(self) -> str:
         """The address to print: the only place that shows the token."""
+        return self._address(self.token)
+
+    @property
+    def ticket_url(self) -> str:
+        """The address that works once."""
+        return self._address(self.ticket or self.token)
+
+    def _address(self, token: str) -> str:
         shown = "127.0.0.1" if self.host in EVERY_ADDRESS else self.host
-        return f"http://{_bracketed(shown)}:{self.port}/?token={self.token}"
+        return f"http://{_bracketed(shown)}:{self.port}/?token={token}"
 
     def knows_host(self, host: str) -> bool:
         """Whether a Host header names this server.
@@ -79,8 +89,13 @@ class Door:
         return self.host in EVERY_ADDRESS and (_is_number(name) or name == socket.gethostname().lower())
 
     def knows_token(self, token: str) -> bool:
-        """Compared in a time that does not depend on how much of it is right."""
-        return hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
+        """Whether this is the launch's secret."""
+        return _same(token, self.token)
+
+
+def _same(given: str, secret: str) -> bool:
+    """Compared in a time that does not depend on how much of it is right."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
 def new_token() -> str:
@@ -112,11 +127,12 @@ def _is_number(name: str) -> bool:
 
 
 class Guard:
-    """The middleware: refuses what does not come from the studio's page, and puts the security headers on every answer."""
+    """The middleware: refuses what is not from the studio's page, and puts the security headers on every answer."""
 
     def __init__(self, app: App, door: Door) -> None:
         self._app = app
         self._door = door
+        self._ticket = door.ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: 403 with one sentence, or the application."""
@@ -149,8 +165,15 @@ class Guard:
         if not self._is_own_page(scope, headers, host):
             return WRONG_PAGE
         if tokens := _tokens(scope):
-            return None if len(tokens) == 1 and self._door.knows_token(tokens[0]) else WRONG_TOKEN
+            return None if len(tokens) == 1 and self._opens(tokens[0]) else WRONG_TOKEN
         return None if self._has_cookie(headers) else NO_COOKIE
+
+    def _opens(self, token: str) -> bool:
+        """Whether this is the token, or the ticket, which is then used up."""
+        if self._ticket is not None and _same(token, self._ticket):
+            self._ticket = None
+            return True
+        return self._door.knows_token(token)
 
     def _is_own_page(self, scope: Scope, headers: Headers, host: str) -> bool:
         """Whether nothing says that another page asks; what can change anything must say that the own page does."""

@@ -283,5 +283,5 @@ async def _refused(_: Request, error: Exception) -> Response:
     return _error(sentence(error), status)
 
 
-async def _unforeseen(_request: Request, _error_: Exception) -> Response:
+async def _unforeseen(_request: Request, _: Exception) -> Response:
     return _error(UNFORESEEN, 500)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+import time
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -21,12 +22,24 @@ BLOCK_BYTES = 1 << 20
 """Bytes that are written at once."""
 
 
+PREFIX = "arriving-"
+LEFT_OVER_SECONDS = 86_400
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The largest photo: bytes of its file, pixels of its picture."""
 
     bytes: int = 200_000_000
     pixels: int = 100_000_000
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what a studio that was killed left half received; files of today may be another studio's."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{PREFIX}*"):
+            if time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS:
+                path.unlink(missing_ok=True)
 
 
 class TooLargeError(PhotodragError):
@@ -89,7 +102,7 @@ class Inbox:
     def _file(self) -> Iterator[tuple[Path, int]]:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, name = tempfile.mkstemp(dir=self._folder, prefix="arriving-")
+            handle, name = tempfile.mkstemp(dir=self._folder, prefix=PREFIX)
         except OSError as error:
             raise _not_stored(error) from error
         try:
