@@ -27,6 +27,7 @@ export function reportOf(values) {
     };
   }
   const edit = server.edits[server.at - 1];
+  if (server.phase === "failed") return { go: "Go", icon: "play", sentence: "This did not work.", numbers: "", share: null };
   const sentence = server.sentence || stopWords(edit) || hint(pairs);
   return { go: "Go", icon: "play", sentence, numbers: edit ? afterwards(edit, run) : hint(pairs), share: null };
 }
@@ -134,7 +135,10 @@ export function createRunbar(store, actions) {
   store.on(["server"], ({ server }, before) => {
     const old = before.server?.session === server?.session ? before.server : null;
     if (server?.sentence && server.sentence !== old?.sentence) setText(byId("spoken"), server.sentence);
-    if (server?.failed && !old?.failed) actions.tell(server.sentence || "This did not work.");
+    if (!server?.failed || old?.failed) return;
+    const words = server.sentence || "This did not work.";
+    if (server.phase === "failed") store.set({ trouble: words }); // the stage says it in full
+    else actions.tell(words);
   });
   write(store.get());
 }
