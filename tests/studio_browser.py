@@ -17,6 +17,7 @@ import uvicorn
 
 from pipeline.studio.security import Door
 from pipeline.studio.server import build_app, reporter
+from pipeline.studio.uploads import Limits
 from tests.fake_desk import FakeDesk
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install '.[test]'")
@@ -32,9 +33,9 @@ def browser_path(installed: str) -> str | None:
 
 
 class Studio:
-    """A served fake desk and a browser."""
+    """A served desk, a fake one or the real one, and a browser."""
 
-    def __init__(self, desk: FakeDesk, url: str, browser: Any) -> None:
+    def __init__(self, desk: Any, url: str, browser: Any) -> None:
         self.desk, self.url, self.browser = desk, url, browser
 
     def asked(self, kind: type) -> list[Any]:
@@ -42,12 +43,13 @@ class Studio:
         return [request for request in list(self.desk.log) if isinstance(request, kind)]
 
 
-def serve(folder: Path) -> Iterator[Studio]:
-    """A studio with its browser, closed behind the yield; skips where there is no browser."""
-    desk = FakeDesk(folder / "desk", slowness=0)
+def serve(folder: Path, desk: Any = None, limits: Limits | None = None) -> Iterator[Studio]:
+    """A studio with its browser, closed behind the yield; with the fake desk unless another is given. Skips where there
+    is no browser."""
+    desk = desk or FakeDesk(folder / "desk", slowness=0)
     listener = socket.create_server(("127.0.0.1", 0))
     door = Door(TOKEN, listener.getsockname()[1])
-    app = build_app(desk, door, folder / "inbox", report=reporter(debug=True))
+    app = build_app(desk, door, folder / "inbox", limits, report=reporter(debug=True))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     with sync_api.sync_playwright() as driver:
@@ -130,7 +132,8 @@ def tabs(studio: Studio) -> Iterator[Callable[..., Tab]]:
         sync_api.expect(tab.page.locator("#presets button").first).to_be_attached()
         return tab
 
-    studio.desk.log.clear()
+    if isinstance(studio.desk, FakeDesk):
+        studio.desk.log.clear()
     yield new
     for context in contexts:
         context.close()
