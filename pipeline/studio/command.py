@@ -59,14 +59,14 @@ def studio(options: StudioOptions, config: RunConfig, debug: bool) -> int:
         code = EXIT_DONE
         try:
             serve(desk, listening, options, config, limits, debug)
+            print(f"The studio ends; its sessions are kept in {studio_folder(config)}.", flush=True)
         except BaseException as error:
             code = exit_code(error)
             raise
         finally:
             with _ended_in_any_case(code):
                 desk.close()
-    print(f"The studio has ended; its sessions are kept in {studio_folder(config)}.")
-    return EXIT_DONE
+    return code
 
 
 @contextlib.contextmanager
