@@ -328,6 +328,7 @@ def floods() -> Iterator[Attack]:
     group = "wearing it down"
     yield Attack(group, "100 sockets, with the cookie", _many_sockets)
     yield Attack(group, "60 connections that send half a request", _half_requests)
+    yield Attack(group, "300 connections that say nothing", _silent)
     yield Attack(group, "headers of 200 kB", lambda t: refused(t.ask("GET", "/", {**t.own(), "X-Long": "a" * 200_000})))
     yield Attack(group, "no HTTP at all", lambda t: refused(t.send(b"\x16\x03\x01\x02\x00\x01\x00" * 50)))
     yield Attack(group, "a page that reads nothing", _never_reads)
@@ -355,6 +356,24 @@ def _half_requests(target: Target) -> Found:
             stream.sendall(b"GET / HTTP/1.1\r\nHost: ")
         well = target.is_well()
     return "the page was answered meanwhile" if well else "the page was not answered", not well
+
+
+def _silent(target: Target) -> Found:
+    """More connections than there may be, which ask nothing; success: the page is kept out for longer than a while."""
+    with contextlib.ExitStack() as held:
+        streams = [held.enter_context(target.connection()) for _ in range(300)]
+        kept_out = not target.is_well()
+        for stream in streams:  # until the studio ends them
+            stream.settimeout(2 * SECONDS)
+            try:
+                ended = stream.recv(1000) == b""
+            except ConnectionError:
+                ended = True
+            if not ended:
+                return "a connection was answered that asked nothing", True
+        well = target.is_well()
+    told = "kept out until they were ended" if kept_out else "answered meanwhile, and they were ended"
+    return f"the page was {told}", not well
 
 
 def _long_headers(target: Target) -> Answer:

@@ -25,7 +25,8 @@ def succeeded(results: Sequence[Result]) -> set[str]:
     return {result.name for result in results if result.succeeded}
 
 
-def test_every_attack_fails(tmp_path: Path) -> None:
+def test_every_attack_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.studio.command.SILENT_SECONDS", 2.0)
     with attacked(tmp_path) as target:
         results = list(run_attacks(target))
         left = target.files()
