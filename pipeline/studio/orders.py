@@ -114,7 +114,10 @@ class Orders:
     def _mask(self, session: Session, content: bytes | None) -> None:
         check_idle(session)
         if content is not None:
-            painted_json(content, "")
+            try:
+                painted_json(content, "")
+            except UsageError as error:
+                raise UsageError(f"The mask cannot be used: {error}.") from error
         self._records.write_mask(session.record.id, content)
         self.hang_mask(session)
 
