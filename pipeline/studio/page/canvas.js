@@ -8,7 +8,8 @@ const DRAWN = [
   "snapping", "tool", "brush", "hasMask", "shownPatch",
 ];
 const CRISP_FROM = 3;
-const DIM = 0.62;
+const DIM_PAINTING = 0.62;
+const DIM = 0.2;
 
 /** Keeps a canvas drawn; `parts` has pictures, regions and mask(); `drawn(live)` comes after each drawing. */
 export function createCanvas(canvas, store, parts, drawn) {
@@ -87,11 +88,11 @@ function paintPane(context, values, parts, pane, first) {
     paintPicture(context, values, parts, "original");
     context.restore();
   }
+  const brushing = values.tool === "brush" || values.tool === "eraser";
   const mask = parts.mask();
-  if (mask?.used && !values.peek && !first && values.mode !== "wipe") paintShade(context, values, mask);
+  if (mask?.used && !values.peek && !first && values.mode !== "wipe") paintShade(context, values, mask, brushing);
   paintOverlay(context, values);
   if (values.mode === "side") label(context, first ? "Original" : "Result", pane.width / 2, pane.height - 18);
-  const brushing = values.tool === "brush" || values.tool === "eraser";
   if (brushing && values.pointer) paintBrush(context, values.pointer, values.brush, values.tool === "eraser");
 }
 
@@ -120,9 +121,10 @@ function place(context, part) {
   if (part) context.drawImage(part.picture, part.x, part.y, part.w, part.h);
 }
 
-function paintShade(context, { server, view }, mask) {
+/** Dark where nothing may change: clearly while the mask is painted, a trace of it otherwise. */
+function paintShade(context, { server, view }, mask, painting) {
   context.save();
-  context.globalAlpha = DIM;
+  context.globalAlpha = painting ? DIM_PAINTING : DIM;
   context.drawImage(mask.shade, view.x, view.y, server.photo.width * view.scale, server.photo.height * view.scale);
   context.restore();
 }

@@ -30,6 +30,7 @@ export function keyTable({ actions, toolbar, zoom, compare, saving, masks, help 
       [["-"], "Zoom out", zoom.zoomOut],
       [["0"], "The whole photo", zoom.fit],
       [["1"], "100 %", zoom.one],
+      [["f"], "The face", zoom.face],
       [["Space (held)", "Middle button"], "Drag to move the photo", null],
       [["Wheel", "Pinch"], "Zoom to the pointer", null],
       [["Tab (held)", "o (held)"], "Show the original", null],

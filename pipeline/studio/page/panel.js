@@ -1,6 +1,7 @@
 /** Presets, directions and the choice of a face. */
 
 import { byId, enable, make, setText, show } from "./dom.js";
+import { capital } from "./words.js";
 
 const GROUPS = [
   ["Mouth", ["smile", "frown", "open_mouth", "close_mouth"]],
@@ -53,7 +54,7 @@ export function createPanel(store, actions) {
   }
 
   function presetButton(name, label) {
-    const button = make("button", { type: "button", "data-preset": name }, label);
+    const button = make("button", { type: "button", "data-preset": name }, capital(label));
     button.addEventListener("click", () => {
       actions.preset(name);
       toggle(false);

@@ -5,7 +5,6 @@ import { otherFaceAt } from "./overlay.js";
 import { added, hitPair, moved, openPair, REACH, TOUCH_REACH } from "./points.js";
 
 const DRAG_PX = 5;
-const RETARGET_EVERY_MS = 200;
 
 /** The tool that is chosen, as one object with down, move, up and cancel. */
 export function createTools(store, actions, masks) {
@@ -37,7 +36,6 @@ export function placeFor(values, at, alt) {
 
 function pointTool(store, actions) {
   let drag = null;
-  let sentAt = 0;
 
   function downWhileRunning({ at, touch }) {
     const { server, pairs, view } = store.get();
@@ -100,19 +98,14 @@ function pointTool(store, actions) {
       else if (server.phase !== "opening" && server.phase !== "failed") begin(event);
     },
     move(event) {
-      if (!drag) return;
-      dragTo(event);
-      if (drag.kind === "target" && performance.now() - sentAt > RETARGET_EVERY_MS) {
-        sentAt = performance.now();
-        actions.retarget();
-      }
+      if (drag) dragTo(event);
     },
     up(event) {
       if (!drag) return;
       const done = drag;
       if (done.kind === "target") {
         dragTo(event);
-        actions.retarget();
+        actions.retarget(); // once it is let go, as each new target is an edit of its own
       }
       if (done.kind === "face") actions.chooseFace(done.face);
       drag = null;
