@@ -119,6 +119,7 @@ export function createRunbar(store, actions) {
     setText(byId("sentence"), report.sentence);
     byId("sentence").classList.toggle("bad", Boolean(server?.failed));
     setText(byId("numbers"), report.numbers);
+    byId("numbers").title = run?.madeMs ? `A live picture takes ${Math.round(run.madeMs)} ms to draw.` : "";
     const some = completeCount(pairs) > 0;
     const startable = some && (server?.phase === "ready" || server?.phase === "preparing");
     enable(byId("go"), Boolean(server?.running) || startable);
