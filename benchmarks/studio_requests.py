@@ -78,13 +78,7 @@ def foreign_pages() -> Iterator[Attack]:
         "the socket under a rebound name",
         lambda t: t.handshake(t.own(Host=f"evil.example:{t.port}", Origin=f"http://evil.example:{t.port}")),
     )
-    for host in (
-        "127.0.0.1",
-        "127.0.0.1:1",
-        "localhost.evil.example:{port}",
-        "127.0.0.1:{port}.evil.example",
-        "0:{port}",
-    ):
+    for host in HOSTS:
         yield asking(group, f"the Host {host}", lambda t, host=host: _hosted(t, host))  # type: ignore[misc]
     yield asking(
         group,

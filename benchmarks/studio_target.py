@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,8 @@ from pipeline.studio.security import App
 
 SECONDS = 10.0
 """The longest wait for an answer."""
+QUIET = logging.getLogger("photodrag.attacks")
+QUIET.setLevel(logging.CRITICAL + 1)  # connections that end in the middle are what is tried here
 FENCE = "no-such-session-behind"
 MARKER = "what-no-page-may-read"
 """The content of the file that attacks try to read."""
@@ -138,6 +141,7 @@ class Target:
             compression=None,
             max_size=None,
             close_timeout=1.0,
+            logger=QUIET,
         )
 
     def is_well(self, seconds: float = 5.0) -> bool:

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from benchmarks.studio_attacked import attacked, table
 from benchmarks.studio_attacks import ATTACKS, Result, run_attacks
-from benchmarks.studio_fake import fake_target, table
 from benchmarks.studio_target import Attack
 from pipeline.studio.security import App, Guard, Receive, Scope, Send
 from tests.fake_desk import FakeDesk
@@ -25,8 +25,9 @@ def succeeded(results: Sequence[Result]) -> set[str]:
     return {result.name for result in results if result.succeeded}
 
 
-def test_every_attack_fails(tmp_path: Path) -> None:
-    with fake_target(tmp_path) as target:
+def test_every_attack_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.studio.command.SILENT_SECONDS", 2.0)
+    with attacked(tmp_path) as target:
         results = list(run_attacks(target))
         left = target.files()
     assert succeeded(results) == set(), table([result for result in results if result.succeeded])
@@ -45,7 +46,7 @@ def without_guard(guard: App) -> App:
 
 
 def test_without_its_guard_a_studio_is_open(tmp_path: Path) -> None:
-    with fake_target(tmp_path, without_guard) as target:
+    with attacked(tmp_path, wrap=without_guard) as target:
         results = list(run_attacks(target, attacks("without the token", "a foreign page, with the cookie")))
     found = succeeded(results)
     assert {"a part of the photo", "an upload", "the socket", "a wrong cookie", "the Host 127.0.0.1:1"} <= found
@@ -57,7 +58,7 @@ def test_without_its_guard_a_studio_is_open(tmp_path: Path) -> None:
 def test_a_guard_that_forgets_its_headers_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.studio.security.HEADERS", ())
     monkeypatch.setattr("pipeline.studio.security.content_policy", lambda host: "script-src 'unsafe-inline'")
-    with fake_target(tmp_path) as target:
+    with attacked(tmp_path) as target:
         results = list(run_attacks(target, attacks("the token and the page", names=["the page in a frame"])))
     assert {"the page in a frame", "the token staying in the address bar"} <= succeeded(results)
     assert "scripts, frames or servers of others in the page" in succeeded(results)
@@ -80,17 +81,17 @@ def serving_any_file(app: App) -> App:
 
 
 def test_a_file_that_is_had_is_seen(tmp_path: Path) -> None:
-    with fake_target(tmp_path, serving_any_file) as target:
+    with attacked(tmp_path, wrap=serving_any_file) as target:
         results = list(run_attacks(target, attacks("addresses, with the cookie")))
     assert {"up with ..", "up with %2e%2e%2f", "two slashes", "up, quoted twice"} <= succeeded(results)
 
 
 def test_a_studio_that_takes_every_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def take(self: FakeDesk, path: Path, name: str) -> str:
-        path.rename(path.parent / (name if name.startswith("evil") else "kept"))
+        path.rename(path.parents[2] / name if name.startswith("evil") else path.parent / "kept")
         return "abcdabcd"
 
-    with fake_target(tmp_path) as target:
+    with attacked(tmp_path) as target:
         monkeypatch.setattr("pipeline.studio.server.check_photo", lambda *_: None)
         monkeypatch.setattr(FakeDesk, "add_photo", take)
         found = succeeded(list(run_attacks(target, attacks("uploads, with the cookie"))))
@@ -99,7 +100,7 @@ def test_a_studio_that_takes_every_file_is_seen(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_payload_that_is_run_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with fake_target(tmp_path) as target:
+    with attacked(tmp_path) as target:
         monkeypatch.setattr("pipeline.studio.server.check_photo", lambda *_: target.outside.touch())
         found = succeeded(list(run_attacks(target, attacks(names=["a pickle that calls a program"]))))
     assert found == {"a pickle that calls a program"}
@@ -109,7 +110,7 @@ def test_a_desk_that_does_as_it_is_told_is_seen(tmp_path: Path, monkeypatch: pyt
     def obey(self: FakeDesk, session: Any, request: Any, watcher: Any) -> None:
         session.tell(sentence="Done.")
 
-    with fake_target(tmp_path) as target:
+    with attacked(tmp_path) as target:
         monkeypatch.setattr(FakeDesk, "_mask", obey)
         monkeypatch.setattr(FakeDesk, "_replay", obey)
         found = succeeded(list(run_attacks(target, attacks("messages, with the cookie"))))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.studio_attacked import attacked
 from data.errors import PhotodragError, UsageError
 from pipeline import doctor
 from pipeline.arguments import help_text, parse_arguments
@@ -254,15 +255,15 @@ def test_a_studio_serves_and_ends_in_peace(tmp_path: Path, number: signal.Signal
     assert studio.page().split()[1] == base and len(token) == 43
     code, out, err, seconds = studio.end(number)
     assert (code, err) == (0, "")
-    assert out == f"The studio has ended; its sessions are kept in {tmp_path / 'studio'}.\n"
+    assert out == f"The studio ends; its sessions are kept in {tmp_path / 'studio'}.\n"
     assert seconds < BUSY_SECONDS
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_desk_that_does_not_end_does_not_hold_the_studio(tmp_path: Path) -> None:
     studio = Running(tmp_path, "--no-browser", close="import time; time.sleep(60)")
-    code, _, _, seconds = studio.end(signal.SIGINT)
-    assert code == 0
+    code, out, _, seconds = studio.end(signal.SIGINT)
+    assert code == 0 and out.startswith("The studio ends; its sessions are kept in ")
     assert seconds < BUSY_SECONDS
 
 
@@ -273,3 +274,19 @@ def test_the_browser_gets_an_address_of_its_own(tmp_path: Path) -> None:
     studio.end(signal.SIGTERM)
     assert shown.partition("?")[0] == studio.url.partition("?")[0]
     assert len(shown) == len(studio.url) and shown != studio.url
+
+
+# The server ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_asks_nothing_is_ended_and_a_socket_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "SILENT_SECONDS", 0.2)
+    with attacked(tmp_path) as target, target.talk() as page:
+        with target.connection() as silent, target.connection() as half:
+            half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+            assert silent.recv(100) == b"" and half.recv(100) == b""
+        page.recv(10)
+        page.send('{"do":"undo","session":"abcd1234"}')
+        assert "trouble" in str(page.recv(10))

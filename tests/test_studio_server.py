@@ -461,6 +461,18 @@ def test_a_download_is_an_attachment_and_its_name_is_no_header(studio: Studio, t
         assert "x-injected" not in answer.headers
 
 
+def test_a_part_of_a_download_may_be_asked_for_and_a_thousand_parts_do_no_harm(studio: Studio, tmp_path: Path) -> None:
+    path = tmp_path / "made.mp4"
+    path.write_bytes(bytes(range(256)) * 40)
+    studio.desk.downloads["abcdabcd"] = (path, "made.mp4")
+    part = studio.client().get("/downloads/abcdabcd", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
+    ranges = ",".join(f"{2 * n}-{2 * n}" for n in range(1000))
+    many = studio.client().get("/downloads/abcdabcd", headers={"Range": f"bytes={ranges}"})
+    assert many.status_code in (200, 206, 400, 416) and len(many.content) < 500_000
+    assert studio.reported == []
+
+
 def test_a_download_of_an_unknown_kind_is_bytes(studio: Studio, tmp_path: Path) -> None:
     path = tmp_path / "made"
     path.write_bytes(b"<script>")

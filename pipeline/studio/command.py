@@ -31,6 +31,8 @@ MOST_PORTS = 50
 """Ports after the default that are tried."""
 LONGEST_END_SECONDS = 1.5
 MOST_CONNECTIONS = 256
+SILENT_SECONDS = 10.0
+"""How long a connection may be open without having sent a request."""
 
 
 def check_installed() -> None:
@@ -57,14 +59,14 @@ def studio(options: StudioOptions, config: RunConfig, debug: bool) -> int:
         code = EXIT_DONE
         try:
             serve(desk, listening, options, config, limits, debug)
+            print(f"The studio ends; its sessions are kept in {studio_folder(config)}.", flush=True)
         except BaseException as error:
             code = exit_code(error)
             raise
         finally:
             with _ended_in_any_case(code):
                 desk.close()
-    print(f"The studio has ended; its sessions are kept in {studio_folder(config)}.")
-    return EXIT_DONE
+    return code
 
 
 @contextlib.contextmanager
@@ -153,8 +155,22 @@ def make_server(app: App, debug: bool = False, started: Callable[[], None] = lam
     It logs no address, for one of them holds the token.
     """
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from pipeline.studio.messages import MOST_TEXT
+
+    class Connection(H11Protocol):
+        """Ends when no request has come for a while: connections are few."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """Begin to wait."""
+            super().connection_made(transport)
+            self.loop.call_later(SILENT_SECONDS, self._end_if_silent)
+
+        def _end_if_silent(self) -> None:
+            asked: object = self.scope  # None until there is a request, whatever its type says
+            if asked is None:
+                self.transport.close()
 
     class Server(uvicorn.Server):
         """Ends at a signal without raising it again: Ctrl-C is how a studio ends."""
@@ -175,7 +191,7 @@ def make_server(app: App, debug: bool = False, started: Callable[[], None] = lam
     return Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             log_config=None,
             log_level="info" if debug else "critical",
             access_log=False,

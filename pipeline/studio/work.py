@@ -141,6 +141,7 @@ class Work:
                 watchers=lambda: self.audience.of(session),
                 next_number=lambda: next(self._numbers),
                 progress_to=Progress(lambda told: self.audience.progress(session, told), session.say),
+                stepping=lambda: job.paused,
             )
             made = sitting.edit(before, told, StudioConsole(job, live))
             if made is None or job.given_up:
@@ -194,12 +195,12 @@ class Work:
             session.view = {"url": self.gallery.hang(lambda: (jpeg(whole_view(self.shelf.photo(name))), "image/jpeg"))}
 
     def _hang_patch(self, session: Session, sitting: Sitting, key: str, dragged: Dragged) -> None:
-        patch = sitting.patch(dragged)
-        if patch is None:
-            return
-        content = png(patch.rgba)
+        patch, shown = sitting.patch(dragged), None
+        if patch is not None:
+            content = png(patch.rgba)
+            shown = Shown(patch, self.gallery.hang(lambda: (content, "image/png")))
         with self.lock:
-            session.keep_patch(key, Shown(patch, self.gallery.hang(lambda: (content, "image/png"))))
+            session.keep_patch(key, shown)
 
     def save(self, session: Session, job: Job, request: Save) -> None:
         """Blend the edits into the photo and offer what comes of it."""
