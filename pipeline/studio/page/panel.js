@@ -30,6 +30,12 @@ export function createPanel(store, actions) {
   byId("adjust").addEventListener("click", () => toggle(byId("adjust").getAttribute("aria-expanded") !== "true"));
 
   byId("canvas").addEventListener("pointerdown", () => toggle(false));
+  byId("panel").addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !byId("editor").classList.contains("panel-open")) return;
+    event.stopPropagation();
+    toggle(false);
+    byId("adjust").focus();
+  });
 
   function toggle(open) {
     byId("adjust").setAttribute("aria-expanded", String(open));
