@@ -69,7 +69,7 @@ export function createPanel(store, actions) {
   }
 
   function follow({ server }) {
-    const ready = server?.phase === "ready" && server.face !== null;
+    const ready = server?.phase === "ready"; // what a generated picture allows, the studio says
     for (const button of byId("presets").querySelectorAll("button")) enable(button, ready);
     enable(byId("apply-direction"), ready);
   }

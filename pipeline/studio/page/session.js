@@ -24,6 +24,7 @@ export function takeState(values, state, kept = () => []) {
     if (is.points) changes.pairs = fromRows(is.points);
     changes.selected = null;
   }
+  if (known && !was && !is && state.at !== known.at) Object.assign(changes, { trails: [], run: null });
   if (was && !is) Object.assign(changes, afterRun(values, known, state, was));
   if (state.phase === "failed") changes.live = null;
   return changes;
