@@ -191,9 +191,10 @@ def test_a_photo_is_opened_dragged_undone_and_saved(studio: Studio) -> None:
     with tab(studio) as page:
         assert "open" not in page.hello
         session = page.open(photo)
-        page.say("drag", session=session, points=DRAG)
+        page.say("drag", session=session, points=DRAG, paused=True)
         shown = page.until("frame")
         page.say("seen", number=shown["number"])
+        page.say("go", session=session)
         state = page.until("state", phase="ready", at=1)
         assert state["edits"][0]["points"] == [pytest.approx(row) for row in DRAG]
         assert studio.client().get(state["patch"]["url"]).headers["content-type"] == "image/png"
@@ -212,15 +213,19 @@ def test_a_page_that_shows_nothing_gets_one_picture_and_the_latest_state(studio:
     photo = studio.upload()
     with tab(studio) as page:
         session = page.open(photo)
-        page.say("drag", session=session, points=DRAG)
+        # Held before the first step until its picture is there: an edit that ends at once may send none.
+        page.say("drag", session=session, points=DRAG, paused=True)
+        assert page.until("frame")["step"] == 0
+        page.say("go", session=session)
         state = page.until("state", at=1)
-        assert [shown["step"] for shown in page.frames] == [0]
         assert state["edits"][0]["steps"] == STEPS
         page.say("drag", session=session, points=DRAG)
         page.until("state", at=2)
         assert len(page.frames) == 1
         page.say("seen", number=page.frames[0]["number"])
-        page.say("drag", session=session, points=DRAG)
+        page.say("drag", session=session, points=DRAG, paused=True)
+        page.until("frame")
+        page.say("go", session=session)
         page.until("state", at=3)
         assert len(page.frames) == 2
 
@@ -322,7 +327,9 @@ def test_two_tabs_with_two_sessions_do_not_mix(studio: Studio) -> None:
     with tab(studio) as left, tab(studio) as right:
         sessions = [left.open(first), right.open(second)]
         for page, session in zip((left, right), sessions, strict=True):
-            page.say("drag", session=session, points=[[100, 100, 110, 100]])
+            page.say("drag", session=session, points=[[100, 100, 110, 100]], paused=True)
+            page.until("frame")
+            page.say("go", session=session)
         for page, session, width in zip((left, right), sessions, (512, 260), strict=True):
             state = page.until("state", at=1)
             assert state["photo"]["width"] == width
@@ -337,6 +344,7 @@ def test_two_tabs_may_watch_one_session_each_at_its_own_pace(studio: Studio) -> 
         slow.say("watch", session=session)
         slow.until("state", phase="ready")
         quick.say("drag", session=session, points=DRAG, paused=True)
+        slow.until("frame")
         for step in range(5):
             shown = quick.until("frame")
             assert shown["step"] == step
