@@ -16,6 +16,7 @@ export function createTools(store, actions, masks) {
       active?.down(event);
     },
     move: (event) => active?.move(event),
+    over: (at) => tools[store.get().tool]?.over?.(at) ?? false,
     up(event) {
       active?.up(event);
       active = null;
@@ -90,6 +91,13 @@ function pointTool(store, actions) {
     }
   }
 
+  /** The loupe shows the end that the finger moves. */
+  function magnify() {
+    const { pairs, selected } = store.get();
+    const end = drag.kind === "target" ? drag : selected;
+    store.set({ loupe: pairs[end?.index]?.[end?.end] ?? null });
+  }
+
   return {
     down(event) {
       const { server } = store.get();
@@ -98,10 +106,19 @@ function pointTool(store, actions) {
       else if (server.phase !== "opening" && server.phase !== "failed") begin(event);
     },
     move(event) {
-      if (drag) dragTo(event);
+      if (!drag) return;
+      dragTo(event);
+      if (event.touch) magnify();
+    },
+    /** Whether a point can be taken here. */
+    over(at) {
+      const { server, pairs, view } = store.get();
+      const takeable = server.running ? pairs.map(({ target }) => ({ handle: null, target })) : pairs;
+      return (!server.running || Boolean(server.running.points)) && hitPair(takeable, at, view) !== null;
     },
     up(event) {
       if (!drag) return;
+      store.set({ loupe: null });
       const done = drag;
       if (done.kind === "target") {
         dragTo(event);
@@ -111,7 +128,7 @@ function pointTool(store, actions) {
       drag = null;
     },
     cancel() {
-      if (drag?.before) store.set({ pairs: drag.before, selected: null });
+      if (drag?.before) store.set({ pairs: drag.before, selected: null, loupe: null });
       drag = null;
     },
   };
