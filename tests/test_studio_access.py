@@ -65,6 +65,41 @@ def test_everything_is_reachable_on_small_screens(new_tab: Callable[..., Tab], w
     assert box["width"] * box["height"] > 0.3 * width * height, "the photo is what counts"
 
 
+def test_keys_go_on_to_work_after_a_slider(tab: Tab) -> None:
+    tab.sampled()
+    tab.drag((200, 150), (230, 160))
+    strength = tab.page.locator("#strength")
+    strength.click()
+    assert strength.evaluate("(one) => one === document.activeElement")
+    before = strength.input_value()
+    tab.page.keyboard.press("ArrowRight")
+    assert float(strength.input_value()) == pytest.approx(float(before) + 0.1)
+    tab.page.keyboard.press("Enter")
+    tab.wait("stop", "arrived")
+
+
+def test_tab_begins_at_the_top_and_goes_all_the_way_round(tab: Tab) -> None:
+    tab.sampled()
+    focused = "() => { const one = document.activeElement; return one.id || one.textContent || one.ariaLabel; }"
+    tab.page.evaluate("() => document.activeElement.blur()")
+    names = []
+    for _ in range(80):
+        tab.page.keyboard.press("Tab")
+        names.append(tab.page.evaluate(focused))
+        if names.count(names[0]) == 2:
+            break
+    assert names[0] == "To the photo"
+    missing = {"home", "generator", "peek", "canvas", "strength", "Smile", "direction", "help"} - set(names)
+    assert not missing, names
+    tab.page.keyboard.press("Shift+Tab")
+
+
+def test_the_canvas_is_as_fine_as_the_screen(new_tab: Callable[..., Tab]) -> None:
+    tab = new_tab(device_scale_factor=2).sampled()
+    sizes = tab.page.locator("#canvas").evaluate("(one) => [one.width, one.height, one.clientWidth, one.clientHeight]")
+    assert sizes[0] == pytest.approx(2 * sizes[2], abs=1) and sizes[1] == pytest.approx(2 * sizes[3], abs=1)
+
+
 CHECKS = """() => {
     const problems = [];
     const ids = [...document.querySelectorAll("[id]")].map((one) => one.id);

@@ -155,6 +155,11 @@ def test_what_a_state_changes(modules: Callable[..., Any]) -> None:
     )
     assert old == {} and arrived["pairs"] == [] and "pairs" not in nothing
     assert lost["pairs"] == [{"handle": [2.5, 3.5], "target": [3, 4]}]
+    done = {**ended("arrived"), "revision": 8}
+    undone = modules(
+        "session", "return m.takeState(...a)", {**values, "server": done}, {**done, "revision": 9, "at": 0}
+    )
+    assert undone["trails"] == [] and undone["run"] is None, "trails and plot are of the edit that has gone"
     fresh = modules("session", "return m.takeState({...a[0], server: null, pairs: []}, a[1])", values, before)
     assert fresh["pairs"] == pairs and fresh["mode"] == "result"
 

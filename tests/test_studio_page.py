@@ -119,8 +119,9 @@ def test_step_retarget_and_stop(tab: Tab) -> None:
     wait_for(lambda: len(tab.studio.asked(ask.Step)) == 2)
     tab.drag((260, 150), (200, 190))
     released = pytest.approx((200, 190), abs=0.1)
-    wait_for(lambda: tab.studio.asked(ask.Retarget) and tab.studio.asked(ask.Retarget)[-1].points[0][2:] == released)
-    x, y, *_ = tab.studio.asked(ask.Retarget)[-1].points[0]
+    (request,) = wait_for(lambda: tab.studio.asked(ask.Retarget))
+    x, y, *target = request.points[0]
+    assert tuple(target) == released, "new targets are told once, when they are let go"
     assert 200.5 < x < 205 and y == pytest.approx(150, abs=2)
     tab.page.keyboard.press("Escape")
     tab.wait("stop", "stopped")
@@ -203,6 +204,21 @@ def test_reload_in_mid_drag(tab: Tab) -> None:
     tab.wait("stop", "arrived")
 
 
+def test_reload_in_mid_drag_shows_the_edits_before(tab: Tab) -> None:
+    tab.sampled()
+    sample = Image.open(SAMPLE).convert("RGB")
+    tab.drag((225, 120), (185, 260))
+    tab.page.keyboard.press("Enter")
+    tab.wait("stop", "arrived")
+    tab.drag((400, 450), (420, 460))
+    tab.page.keyboard.press(".")
+    tab.wait("phase", "paused")
+    tab.page.reload()
+    tab.wait("phase", "paused")
+    tab.wait("points", "1")
+    wait_for(lambda: tab.colour(190, 268) == pytest.approx(sample.getpixel((230, 128)), abs=30))
+
+
 def test_placed_points_outlive_a_reload(tab: Tab) -> None:
     tab.sampled()
     tab.drag((200, 150), (260, 170))
@@ -268,8 +284,8 @@ def test_brush_eraser_invert_and_clear(tab: Tab) -> None:
     tab.page.reload()
     tab.wait("mask", "1")
     assert len(tab.studio.asked(ask.Mask)) == 2
-    wait_for(lambda: sum(tab.colour(200, 121)) < sum(Image.open(SAMPLE).convert("RGB").getpixel((200, 121))) * 0.6)
     tab.page.keyboard.press("e")
+    wait_for(lambda: sum(tab.colour(200, 121)) < sum(Image.open(SAMPLE).convert("RGB").getpixel((200, 121))) * 0.6)
     tab.page.keyboard.press("c")
     tab.wait("mask", "0")
     wait_for(lambda: tab.studio.asked(ask.Mask)[-1].png is None)

@@ -1,6 +1,7 @@
 /** The page's state as data attributes of <body>, for tests and for styles. */
 
 import { completeCount } from "./points.js";
+import { kindOf } from "./words.js";
 
 /** What the attributes say for these values. */
 export function attributesOf(values) {
@@ -11,8 +12,8 @@ export function attributesOf(values) {
     screen: server ? "editor" : "start",
     session: server?.session ?? "",
     phase: server?.phase ?? "",
-    stage: server?.progress?.stage ?? "",
-    step: String(server?.running ? (run?.step ?? 0) : (server?.progress?.step ?? "")),
+    stage: server?.progress ? kindOf(server.progress.stage) : "",
+    step: String(server?.running && values.live ? run.step : (server?.progress?.step ?? "")),
     at: String(server?.at ?? ""),
     edits: String(server?.edits.length ?? ""),
     frames: String(run?.frames ?? 0),

@@ -1,14 +1,17 @@
 /** Draws the photo, what became of it and what lies over it, at the screen's own resolution. */
 
-import { fitView, panesOf } from "./geometry.js";
-import { label, paintBrush, paintOverlay } from "./overlay.js";
+import { clamp, fitView, panesOf, panned, scaledAt, toScreen } from "./geometry.js";
+import { label, paintBrush, paintOverlay, ring } from "./overlay.js";
 
 const DRAWN = [
   "server", "view", "size", "mode", "peek", "wipe", "pairs", "selected", "cursor", "pointer", "live", "trails", "traced",
-  "snapping", "tool", "brush", "hasMask", "shownPatch",
+  "snapping", "tool", "brush", "hasMask", "shownPatch", "loupe",
 ];
 const CRISP_FROM = 3;
-const DIM = 0.62;
+const LOUPE_PX = 58;
+const LOUPE_ZOOM = 2;
+const DIM_PAINTING = 0.62;
+const DIM = 0.2;
 
 /** Keeps a canvas drawn; `parts` has pictures, regions and mask(); `drawn(live)` comes after each drawing. */
 export function createCanvas(canvas, store, parts, drawn) {
@@ -87,11 +90,12 @@ function paintPane(context, values, parts, pane, first) {
     paintPicture(context, values, parts, "original");
     context.restore();
   }
-  const mask = parts.mask();
-  if (mask?.used && !values.peek && !first && values.mode !== "wipe") paintShade(context, values, mask);
-  paintOverlay(context, values);
-  if (values.mode === "side") label(context, first ? "Original" : "Result", pane.width / 2, pane.height - 18);
   const brushing = values.tool === "brush" || values.tool === "eraser";
+  const mask = parts.mask();
+  if (mask?.used && !values.peek && !first && values.mode !== "wipe") paintShade(context, values, mask, brushing);
+  paintOverlay(context, values);
+  if (values.loupe) paintLoupe(context, values, parts, pane, original ? "original" : "result");
+  if (values.mode === "side") label(context, first ? "Original" : "Result", pane.width / 2, pane.height - 18);
   if (brushing && values.pointer) paintBrush(context, values.pointer, values.brush, values.tool === "eraser");
 }
 
@@ -116,13 +120,31 @@ function paintPicture(context, { server, view, live, size, shownPatch }, parts, 
   context.restore();
 }
 
+/** What lies under a finger, larger and beside it. */
+function paintLoupe(context, values, parts, pane, which) {
+  const [x, y] = toScreen(values.view, values.loupe);
+  const [cx, cy] = [clamp(x, LOUPE_PX + 8, pane.width - LOUPE_PX - 8), y > 2.2 * LOUPE_PX ? y - 1.7 * LOUPE_PX : y + 1.9 * LOUPE_PX];
+  const view = panned(scaledAt(values.view, [x, y], values.view.scale * LOUPE_ZOOM), cx - x, cy - y);
+  context.save();
+  context.beginPath();
+  context.arc(cx, cy, LOUPE_PX, 0, 2 * Math.PI);
+  context.clip();
+  context.clearRect(cx - LOUPE_PX, cy - LOUPE_PX, 2 * LOUPE_PX, 2 * LOUPE_PX);
+  paintPicture(context, { ...values, view }, parts, which);
+  paintOverlay(context, { ...values, view });
+  context.restore();
+  ring(context, cx, cy, LOUPE_PX, "rgba(0, 0, 0, 0.6)", 4);
+  ring(context, cx, cy, LOUPE_PX, "rgba(255, 255, 255, 0.95)", 2);
+}
+
 function place(context, part) {
   if (part) context.drawImage(part.picture, part.x, part.y, part.w, part.h);
 }
 
-function paintShade(context, { server, view }, mask) {
+/** Dark where nothing may change: clearly while the mask is painted, a trace of it otherwise. */
+function paintShade(context, { server, view }, mask, painting) {
   context.save();
-  context.globalAlpha = DIM;
+  context.globalAlpha = painting ? DIM_PAINTING : DIM;
   context.drawImage(mask.shade, view.x, view.y, server.photo.width * view.scale, server.photo.height * view.scale);
   context.restore();
 }

@@ -12,9 +12,9 @@ export function createCompare(store, zoom) {
     const now = mode === before && mode !== "result" ? "result" : mode;
     store.set({ mode: now, peek: false });
     if (now === "side") {
-      store.set({ fitted: true });
       zoom.fit();
-      zoom.one();
+      const { view, size } = store.get();
+      if (view && view.scale < 1 / size.ratio) zoom.one();
     } else if (before === "side") zoom.fit();
   }
 

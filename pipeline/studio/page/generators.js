@@ -20,6 +20,7 @@ export function fillGenerators(select, { generators }, chosen) {
 
 /** How to get another generator, as a sentence; empty when all are here. */
 export function generatorHint({ generators }) {
-  const missing = generators.find((generator) => !generator.here);
+  const others = generators.filter((generator) => !generator.here);
+  const missing = others.find(({ name }) => name.includes("ffhq-512")) ?? others[0];
   return missing ? `More generators: photodrag models download ${missing.name}` : "";
 }

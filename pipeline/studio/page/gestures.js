@@ -77,6 +77,7 @@ export function listenForGestures(canvas, store, tool, spaceHeld) {
   canvas.addEventListener("pointermove", (event) => {
     if (!ready()) return;
     if (event.pointerType !== "touch") store.set({ pointer: pointerFor(event) });
+    if (!gesture) canvas.toggleAttribute("data-over", tool.over(placeOf(event).at));
     if (fingers.has(event.pointerId)) fingers.set(event.pointerId, placeOf(event, fingers.get(event.pointerId).pane));
     if (gesture?.kind === "pinch") {
       const [a, b] = [...fingers.values()];

@@ -1,7 +1,7 @@
 /** The edits as a strip of pictures, the original first; a click goes there. */
 
 import { byId, enable, make, thumbnail } from "./dom.js";
-import { stopWords } from "./words.js";
+import { capital, stopWords } from "./words.js";
 
 /** Wires undo and redo, and keeps the strip. */
 export function createHistory(store, actions, pictures) {
@@ -37,7 +37,7 @@ export function createHistory(store, actions, pictures) {
     const focused = strip.contains(document.activeElement) ? document.activeElement.dataset.at : null;
     strip.replaceChildren(
       entry(server, 0, "Original", original(server), "The photo as it was"),
-      ...server.edits.map((edit, index) => entry(server, index + 1, edit.label, thumbnail(edit.thumb), stopWords(edit))),
+      ...server.edits.map((edit, index) => entry(server, index + 1, capital(edit.label), thumbnail(edit.thumb), stopWords(edit))),
     );
     if (focused !== null) strip.querySelector(`[data-at="${Number(focused)}"]`)?.focus();
     const current = strip.querySelector("[aria-current]");

@@ -3,6 +3,7 @@
 import { byId, isWriting, make } from "./dom.js";
 
 const HELD_MS = 250;
+const SLIDER_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
 
 /** The keys as [group, [[keys, words, action or null], ...]]; `does` has the page's parts. */
 export function keyTable({ actions, toolbar, zoom, compare, saving, masks, help }) {
@@ -30,6 +31,7 @@ export function keyTable({ actions, toolbar, zoom, compare, saving, masks, help 
       [["-"], "Zoom out", zoom.zoomOut],
       [["0"], "The whole photo", zoom.fit],
       [["1"], "100 %", zoom.one],
+      [["f"], "The face", zoom.face],
       [["Space (held)", "Middle button"], "Drag to move the photo", null],
       [["Wheel", "Pinch"], "Zoom to the pointer", null],
       [["Tab (held)", "o (held)"], "Show the original", null],
@@ -75,9 +77,11 @@ export function listenToKeys(store, parts, cursor) {
     const free = focused === document.body || focused === canvas;
     if (event.key === "Tab" && !event.shiftKey && free) return tabDown(event);
     const name = nameOf(event);
-    if (isWriting(focused) || (focused?.type === "range" && !["Escape", "?"].includes(name) && !name.startsWith("Ctrl+"))) return;
+    const sliding = focused?.type === "range";
+    if (isWriting(focused) && !(focused.tagName === "SELECT" && name.startsWith("Ctrl+"))) return;
+    if (sliding && SLIDER_KEYS.includes(event.key)) return;
     if (name === "Escape") return escape();
-    if (!free && (name === "Enter" || name === "Space")) return;
+    if (!free && !sliding && (name === "Enter" || name === "Space")) return;
     if (name === "Space") return spaceDown(event);
     if (free && cursor.key(event)) return event.preventDefault();
     if (event.altKey && event.key === "Alt") return event.preventDefault();
@@ -104,13 +108,13 @@ export function listenToKeys(store, parts, cursor) {
   function tabDown(event) {
     event.preventDefault();
     if (event.repeat || tab) return;
-    tab = { held: false, timer: setTimeout(() => compare.peek((tab.held = true)), HELD_MS) };
+    tab = { held: false, from: document.activeElement, timer: setTimeout(() => compare.peek((tab.held = true)), HELD_MS) };
   }
 
   function tabUp() {
     clearTimeout(tab.timer);
     if (tab.held) compare.peek(false);
-    else focusAfter(canvas);
+    else focusAfter(tab.from);
     tab = null;
   }
 
@@ -146,7 +150,7 @@ export function listenToKeys(store, parts, cursor) {
   };
 }
 
-/** Gives the focus to what follows an element. */
+/** Gives the focus to what follows an element; to the first thing behind the page itself. */
 function focusAfter(element) {
   const all = [...document.querySelectorAll("a[href], button, input, select, canvas[tabindex], [role=slider]")];
   const usable = all.filter((one) => one === element || (!one.disabled && one.getClientRects().length));

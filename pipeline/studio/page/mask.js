@@ -20,7 +20,7 @@ export function createMask(photo, changed) {
     shade.fillStyle = "#0b0b0d";
     shade.fillRect(x, y, width, height);
     shade.globalCompositeOperation = "destination-out";
-    shade.drawImage(area, 0, 0);
+    shade.drawImage(area, x, y, width, height, x, y, width, height);
     shade.restore();
     changed();
   }

@@ -137,7 +137,8 @@ function dot(context, x, y, radius, colour) {
   context.fill();
 }
 
-function ring(context, x, y, radius, colour, width) {
+/** A circle's line. */
+export function ring(context, x, y, radius, colour, width) {
   context.strokeStyle = colour;
   context.lineWidth = width;
   context.beginPath();

@@ -1,6 +1,7 @@
 /** Presets, directions and the choice of a face. */
 
 import { byId, enable, make, setText, show } from "./dom.js";
+import { capital } from "./words.js";
 
 const GROUPS = [
   ["Mouth", ["smile", "frown", "open_mouth", "close_mouth"]],
@@ -29,6 +30,12 @@ export function createPanel(store, actions) {
   byId("adjust").addEventListener("click", () => toggle(byId("adjust").getAttribute("aria-expanded") !== "true"));
 
   byId("canvas").addEventListener("pointerdown", () => toggle(false));
+  byId("panel").addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !byId("editor").classList.contains("panel-open")) return;
+    event.stopPropagation();
+    toggle(false);
+    byId("adjust").focus();
+  });
 
   function toggle(open) {
     byId("adjust").setAttribute("aria-expanded", String(open));
@@ -53,7 +60,7 @@ export function createPanel(store, actions) {
   }
 
   function presetButton(name, label) {
-    const button = make("button", { type: "button", "data-preset": name }, label);
+    const button = make("button", { type: "button", "data-preset": name }, capital(label));
     button.addEventListener("click", () => {
       actions.preset(name);
       toggle(false);
@@ -62,7 +69,7 @@ export function createPanel(store, actions) {
   }
 
   function follow({ server }) {
-    const ready = server?.phase === "ready" && server.face !== null;
+    const ready = server?.phase === "ready"; // what a generated picture allows, the studio says
     for (const button of byId("presets").querySelectorAll("button")) enable(button, ready);
     enable(byId("apply-direction"), ready);
   }

@@ -35,28 +35,39 @@ export function wantedRegions(values) {
 export function createRegions(store, arrived) {
   const parts = { original: null, result: null };
   let timer = 0;
+  let asked = "";
   let aborter = new AbortController();
 
   async function fetchOne(part, signal) {
-    if (parts[part.which]?.key === part.key) return;
+    if (parts[part.which]?.key === part.key) return undefined;
     try {
       const answer = await fetch(part.url, { signal });
-      if (!answer.ok) return;
+      if (!answer.ok) return forget(part);
       const picture = await createImageBitmap(await answer.blob());
-      if (signal.aborted) return;
+      if (signal.aborted) return undefined;
       parts[part.which] = { ...part, picture };
       arrived();
     } catch {
-      // Without the finer part the coarser picture stays.
+      if (!signal.aborted) forget(part); // the coarser picture stays
     }
+    return undefined;
   }
 
-  function soon() {
+  /** So that the part is asked for again when the view comes back to it. */
+  function forget({ key }) {
+    if (asked.includes(key)) asked = "";
+  }
+
+  /** Asks for what the screen needs once the view rests; what is on its way already is not asked for again. */
+  function soon(values) {
+    const wanted = wantedRegions(values);
+    const keys = wanted.map(({ key }) => key).join("|");
+    if (keys === asked) return;
+    asked = keys;
     clearTimeout(timer);
     timer = setTimeout(() => {
       aborter.abort();
       aborter = new AbortController();
-      const wanted = wantedRegions(store.get());
       for (const part of wanted) fetchOne(part, aborter.signal);
     }, WAIT_MS);
   }
@@ -64,7 +75,7 @@ export function createRegions(store, arrived) {
   store.on(["view", "size", "mode", "peek", "server", "live"], (values, before) => {
     if (values.server?.session !== before.server?.session) parts.original = null;
     if (values.server?.patch?.url !== before.server?.patch?.url) parts.result = null;
-    soon();
+    soon(values);
   });
   return { get: (which) => parts[which] };
 }

@@ -4,7 +4,7 @@ import { byId, enable, make, setText, show } from "./dom.js";
 import { drawPlot } from "./plot.js";
 import { completeCount } from "./points.js";
 import { framesPerSecond } from "./session.js";
-import { duration, shortName, stageName, stopWords } from "./words.js";
+import { capital, duration, kindOf, row, shortName, stageName, stopWords } from "./words.js";
 
 const PREPARING = ["align", "invert", "tune"];
 
@@ -20,16 +20,16 @@ export function reportOf(values) {
     return {
       go: pendingGo ? "Will go" : "Go",
       icon: "play",
-      stage: server.waiting ? null : (progress?.stage ?? null),
+      stage: server.waiting ? null : (progress ? kindOf(progress.stage) : null),
       sentence: preparing(progress, server.waiting),
-      numbers: pendingGo ? `The drag starts when the face is ready: ${timeLeft(progress)}` : timeLeft(progress),
+      numbers: pendingGo ? `Starts when the face is ready: ${timeLeft(progress)}` : timeLeft(progress),
       share: shareOf(progress),
     };
   }
   const edit = server.edits[server.at - 1];
   if (server.phase === "failed") return { go: "Go", icon: "play", sentence: "This did not work.", numbers: "", share: null };
   const sentence = server.sentence || stopWords(edit) || hint(pairs);
-  return { go: "Go", icon: "play", sentence, numbers: edit ? afterwards(edit, run) : hint(pairs), share: null };
+  return { go: "Go", icon: "play", sentence, numbers: edit ? afterwards(edit, run) : server.sentence ? hint(pairs) : "", share: null };
 }
 
 function hint(pairs) {
@@ -40,7 +40,10 @@ function hint(pairs) {
 
 function whileRunning({ server, run, live }) {
   const { paused, label } = server.running;
-  const step = live ? run.step : 0;
+  if (server.progress && kindOf(server.progress.stage) === "blend") {
+    return { go: "Pause", icon: "pause", sentence: "Blending into the photo…", numbers: row(measured(run)), share: null };
+  }
+  const step = live ? run.step : (server.progress?.step ?? 0);
   const total = run?.total || server.progress?.total || 0;
   const parts = [`step ${step}${total ? ` of ${total}` : ""}`];
   if (run?.distance !== null && run?.distance !== undefined) parts.push(`${run.distance.toFixed(1)} px to go`);
@@ -48,8 +51,8 @@ function whileRunning({ server, run, live }) {
   return {
     go: paused ? "Go on" : "Pause",
     icon: paused ? "play" : "pause",
-    sentence: server.waiting ? `Waiting for ${server.waiting} other…` : `${label}${paused ? ", paused" : ""}`,
-    numbers: parts.join(" · "),
+    sentence: server.waiting ? `Waiting for ${server.waiting} other…` : `${capital(label)}${paused ? ", paused" : ""}`,
+    numbers: row(parts),
     share: total ? step / total : null,
   };
 }
@@ -67,7 +70,7 @@ function afterwards(edit, run) {
   if (edit.steps) parts.push(`${edit.steps} steps`);
   if (edit.seconds) parts.push(duration(edit.seconds));
   if (run?.frames && run.latency !== null) parts.push(`first picture after ${Math.round(run.latency)} ms`);
-  return parts.join(" · ");
+  return row(parts);
 }
 
 function preparing(progress, waiting) {
@@ -80,7 +83,7 @@ function timeLeft(progress) {
   if (!progress) return "";
   const parts = progress.total > 1 ? [`step ${progress.step} of ${progress.total}`] : [];
   if (progress.seconds_left !== null && progress.seconds_left !== undefined) parts.push(`about ${duration(progress.seconds_left)} left`);
-  return parts.join(" · ") || "Points can be placed meanwhile.";
+  return row(parts) || "Points can be placed meanwhile.";
 }
 
 function shareOf(progress) {
@@ -116,6 +119,7 @@ export function createRunbar(store, actions) {
     setText(byId("sentence"), report.sentence);
     byId("sentence").classList.toggle("bad", Boolean(server?.failed));
     setText(byId("numbers"), report.numbers);
+    byId("numbers").title = run?.madeMs ? `A live picture takes ${Math.round(run.madeMs)} ms to draw.` : "";
     const some = completeCount(pairs) > 0;
     const startable = some && (server?.phase === "ready" || server?.phase === "preparing");
     enable(byId("go"), Boolean(server?.running) || startable);

@@ -5,6 +5,12 @@ import { byId, enable, make, setText, show } from "./dom.js";
 const FORMATS = { keep: "As the photo", jpeg: "JPEG", png: "PNG", tiff: "TIFF", webp: "WebP" };
 const KINDS = { photo: "Photo", recipe: "Recipe", video: "Video", edits: "Edits", session: "Session" };
 
+/** The files of the last saving first; each begins with its photo. */
+export function newestFirst(files) {
+  const starts = files.flatMap(({ kind }, index) => (kind === "photo" || index === 0 ? [index] : []));
+  return starts.map((start, at) => files.slice(start, starts[at + 1])).reverse().flat();
+}
+
 /** Wires the dialog; returns open(). */
 export function createSaving(store, actions) {
   const dialog = byId("save-dialog");
@@ -49,7 +55,7 @@ export function createSaving(store, actions) {
     if (before.server?.saved === server?.saved) return;
     const list = byId("saved");
     const files = server?.saved ?? [];
-    if (list.children.length !== files.length || before.server?.session !== server?.session) list.replaceChildren(...[...files].reverse().map(file));
+    if (list.children.length !== files.length || before.server?.session !== server?.session) list.replaceChildren(...newestFirst(files).map(file));
   });
   return { open };
 }

@@ -24,6 +24,7 @@ export function takeState(values, state, kept = () => []) {
     if (is.points) changes.pairs = fromRows(is.points);
     changes.selected = null;
   }
+  if (known && !was && !is && state.at !== known.at) Object.assign(changes, { trails: [], run: null });
   if (was && !is) Object.assign(changes, afterRun(values, known, state, was));
   if (state.phase === "failed") changes.live = null;
   return changes;
@@ -73,9 +74,9 @@ export function takeFrame(values, header, bitmap) {
 
 /** The run's record once its frame is on the screen at `now` (ms). */
 export function frameShown(run, header, now) {
-  const latency = run.latency ?? (run.sentAt === null ? header.since_start_ms ?? null : Math.round(now - run.sentAt));
+  const latency = run.latency ?? (run.sentAt === null ? header.since_start_ms ?? null : now - run.sentAt);
   const shownAt = [...run.shownAt.filter((time) => now - time < SHOWN_FOR_MS), now];
-  return { ...run, frames: run.frames + 1, latency, shownAt };
+  return { ...run, frames: run.frames + 1, latency: latency === null ? null : Math.round(latency), shownAt };
 }
 
 /** Frames a second over the last moments; null when there were too few. */

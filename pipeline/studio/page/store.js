@@ -48,6 +48,7 @@ export function firstValues() {
     pendingGo: false,
     cursor: null,
     pointer: null,
+    loupe: null,
     hasMask: false,
     live: null,
     shownPatch: null,

@@ -55,11 +55,10 @@ export function createTalk(store, actions, pictures) {
   async function settle() {
     const { server, shownPatch, live } = store.get();
     const patch = server.patch;
-    if (server.running) return;
     if ((patch?.url ?? null) !== (shownPatch?.url ?? null) && patch && server.phase !== "failed") await pictures.whole(patch.url);
     const now = store.get();
-    if (now.server?.session !== server.session || now.server.running || now.server.patch?.url !== patch?.url) return;
-    store.set(now.live === live ? { shownPatch: patch, live: null } : { shownPatch: patch });
+    if (now.server?.session !== server.session || now.server.patch?.url !== patch?.url) return;
+    store.set(now.live === live && !now.server.running ? { shownPatch: patch, live: null } : { shownPatch: patch });
   }
 
   async function frame(header, picture) {

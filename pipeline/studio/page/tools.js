@@ -5,7 +5,6 @@ import { otherFaceAt } from "./overlay.js";
 import { added, hitPair, moved, openPair, REACH, TOUCH_REACH } from "./points.js";
 
 const DRAG_PX = 5;
-const RETARGET_EVERY_MS = 200;
 
 /** The tool that is chosen, as one object with down, move, up and cancel. */
 export function createTools(store, actions, masks) {
@@ -17,6 +16,7 @@ export function createTools(store, actions, masks) {
       active?.down(event);
     },
     move: (event) => active?.move(event),
+    over: (at) => tools[store.get().tool]?.over?.(at) ?? false,
     up(event) {
       active?.up(event);
       active = null;
@@ -37,7 +37,6 @@ export function placeFor(values, at, alt) {
 
 function pointTool(store, actions) {
   let drag = null;
-  let sentAt = 0;
 
   function downWhileRunning({ at, touch }) {
     const { server, pairs, view } = store.get();
@@ -92,6 +91,13 @@ function pointTool(store, actions) {
     }
   }
 
+  /** The loupe shows the end that the finger moves. */
+  function magnify() {
+    const { pairs, selected } = store.get();
+    const end = drag.kind === "target" ? drag : selected;
+    store.set({ loupe: pairs[end?.index]?.[end?.end] ?? null });
+  }
+
   return {
     down(event) {
       const { server } = store.get();
@@ -102,23 +108,27 @@ function pointTool(store, actions) {
     move(event) {
       if (!drag) return;
       dragTo(event);
-      if (drag.kind === "target" && performance.now() - sentAt > RETARGET_EVERY_MS) {
-        sentAt = performance.now();
-        actions.retarget();
-      }
+      if (event.touch) magnify();
+    },
+    /** Whether a point can be taken here. */
+    over(at) {
+      const { server, pairs, view } = store.get();
+      const takeable = server.running ? pairs.map(({ target }) => ({ handle: null, target })) : pairs;
+      return (!server.running || Boolean(server.running.points)) && hitPair(takeable, at, view) !== null;
     },
     up(event) {
       if (!drag) return;
+      store.set({ loupe: null });
       const done = drag;
       if (done.kind === "target") {
         dragTo(event);
-        actions.retarget();
+        actions.retarget(); // once it is let go, as each new target is an edit of its own
       }
       if (done.kind === "face") actions.chooseFace(done.face);
       drag = null;
     },
     cancel() {
-      if (drag?.before) store.set({ pairs: drag.before, selected: null });
+      if (drag?.before) store.set({ pairs: drag.before, selected: null, loupe: null });
       drag = null;
     },
   };

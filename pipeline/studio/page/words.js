@@ -12,14 +12,29 @@ const STOPS = {
 
 const SHORT = { align: "Align", invert: "Inversion", tune: "Tuning" };
 
+/** A label with a capital at its beginning. */
+export function capital(label) {
+  return label.charAt(0).toUpperCase() + label.slice(1);
+}
+
+/** Short facts in a row; a fact is never broken between two lines. */
+export function row(facts) {
+  return facts.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · ");
+}
+
 /** The name of a stage of the preparation, in one word. */
 export function shortName(stage) {
-  return SHORT[stage] ?? stage;
+  return SHORT[kindOf(stage)] ?? stage;
 }
 
 /** The name of a stage. */
 export function stageName(stage) {
-  return STAGES[stage] ?? stage;
+  return STAGES[kindOf(stage)] ?? stage;
+}
+
+/** The word of a stage, of which there may be several ("edit 3/3"). */
+export function kindOf(stage) {
+  return stage.split(" ")[0];
 }
 
 /** Why an edit ended. */
