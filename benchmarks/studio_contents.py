@@ -150,11 +150,11 @@ def _polyglot(target: Target) -> Found:
 
 
 def _named(target: Target, name: str) -> Found:
-    """Success: a file of that name, or one outside the studio's folder, or a header from the name."""
+    """Success: a file outside the studio's folder, or a header from the name."""
     headers = target.own(X_Name=name)
     before = _names_around(target)
     answer = target.ask("POST", "/photos", headers, target.photo)
-    new = [path for path in _names_around(target) - before if "evil" in path.name or target.folder not in path.parents]
+    new = [path for path in _names_around(target) - before if target.folder not in path.parents]
     return answer.told, bool(new) or answer.status >= 500 or bool(answer.header("X"))
 
 
@@ -233,7 +233,16 @@ def messages() -> Iterator[Attack]:
         "a format that is a path": lambda t: _said("save", session=t.session, format="../../evil"),
         "a quality of 10^9": lambda t: _said("save", session=t.session, format="jpeg", quality=10**9),
         "a recipe that is no recipe": lambda t: _said("replay", session=t.session, recipe="{}"),
-        "a recipe that names a file": lambda t: _said("replay", session=t.session, recipe=_naming(t)),
+        "a recipe that names a file": lambda t: _replay(
+            t, {"photodrag_recipe": 1, "files": {"edit.mask": str(t.secret)}}
+        ),
+        "a recipe that takes a file's pose": lambda t: _edits(t, {"like": str(t.secret)}),
+        "a recipe whose mask is a file": lambda t: _edits(t, {"preset": "smile", "mask": str(t.secret)}),
+        "a recipe whose mask has 50000 x 50000 pixels": lambda t: _edits(t, {"preset": "smile", "mask": _bomb()}),
+        "a recipe with a setting of Python's": lambda t: _edits(t, {"__class__": "os.system"}),
+        "a recipe with infinite strength": lambda t: _edits(t, {"preset": "smile", "strength": float("inf")}),
+        "a recipe of 100000 edits": lambda t: _edits(t, *[{"preset": "smile"}] * 100_000),
+        "a recipe 100000 levels deep": lambda t: _said("replay", session=t.session, recipe="[" * 100_000),
         "halves of letters": lambda t: '{"do":"open","photo":"\\ud800\\udfff\\ud800"}',
         "a jump to -1": lambda t: _said("jump", session=t.session, at=-1),
         "true as a number": lambda t: _said("face", session=t.session, face=True),
@@ -254,10 +263,16 @@ def _masked(target: Target, png: bytes) -> str:
     return _said("mask", session=target.session, png=base64.b64encode(png).decode())
 
 
-def _naming(target: Target) -> str:
-    return json.dumps(
-        {"photodrag_recipe": 1, "photo": {"name": str(target.secret)}, "files": {"edit.mask": str(target.secret)}}
-    )
+def _replay(target: Target, recipe: object) -> str:
+    return _said("replay", session=target.session, recipe=json.dumps(recipe))
+
+
+def _edits(target: Target, *row: dict[str, object]) -> str:
+    return _replay(target, {"photodrag_edits": 1, "edits": row})
+
+
+def _bomb() -> dict[str, str]:
+    return {"png": base64.b64encode(png_header(50_000, 50_000)).decode(), "photo_sha256": "0" * 64}
 
 
 def _answered(target: Target, message: str | bytes) -> Found:
@@ -265,7 +280,7 @@ def _answered(target: Target, message: str | bytes) -> Found:
     with target.talk() as page:
         page.recv(SECONDS)
         page.send(message)
-        got = messages_of(page, 1.0)
+        got = messages_of(page)
         troubles = [one["sentence"] for one in got if one["is"] == "trouble"]
         changed = [one for one in got if one["is"] == "state"]
     answer = troubles[0] if troubles else f"{len(got)} messages, no trouble"
@@ -278,12 +293,10 @@ def _giant(target: Target) -> Found:
         page.recv(SECONDS)
         try:
             page.send(_said("replay", session=target.session, recipe="x" * 13_000_000))
-            got = messages_of(page, 2.0)
+            got = messages_of(page)
             answer = next((one["sentence"] for one in got if one["is"] == "trouble"), "no trouble")
         except ConnectionClosed as error:
             answer = f"closed: {error}"
-        with contextlib.suppress(ConnectionClosed):
-            page.send(_said("seen", number=0))
         code = page.close_code
     answer = f"closed with {code}" if code is not None else answer
     return answer, answer == "no trouble" or memory_mb() - before > MEMORY_MB
@@ -293,7 +306,7 @@ def _no_utf8(target: Target) -> Found:
     with target.talk() as page:
         page.recv(SECONDS)
         page.send(b'{"do":"undo","session":"\xff\xfe"}', text=True)
-        got = messages_of(page, 1.0)
+        got = messages_of(page)
         code = page.close_code
     return f"closed with {code}", code is None and not any(one["is"] == "trouble" for one in got)
 
@@ -305,8 +318,7 @@ def _flood(target: Target) -> Found:
         for _ in range(5000):
             page.send('{"do":"undo","session":"0000000000000000"}')
         well = target.is_well()
-        got = messages_of(page, 0.2)
-    return f"another tab was answered meanwhile; {len(got)} answers" if well else "no other tab was answered", not well
+    return "another tab was answered meanwhile" if well else "no other tab was answered", not well
 
 
 # Wearing it down ----------------------------------------------------------------------------------------------------
@@ -316,6 +328,7 @@ def floods() -> Iterator[Attack]:
     group = "wearing it down"
     yield Attack(group, "100 sockets, with the cookie", _many_sockets)
     yield Attack(group, "60 connections that send half a request", _half_requests)
+    yield Attack(group, "300 connections that say nothing", _silent)
     yield Attack(group, "headers of 200 kB", lambda t: refused(t.ask("GET", "/", {**t.own(), "X-Long": "a" * 200_000})))
     yield Attack(group, "no HTTP at all", lambda t: refused(t.send(b"\x16\x03\x01\x02\x00\x01\x00" * 50)))
     yield Attack(group, "a page that reads nothing", _never_reads)
@@ -345,6 +358,24 @@ def _half_requests(target: Target) -> Found:
     return "the page was answered meanwhile" if well else "the page was not answered", not well
 
 
+def _silent(target: Target) -> Found:
+    """More connections than there may be, which ask nothing; success: the page is kept out for longer than a while."""
+    with contextlib.ExitStack() as held:
+        streams = [held.enter_context(target.connection()) for _ in range(300)]
+        kept_out = not target.is_well()
+        for stream in streams:  # until the studio ends them
+            stream.settimeout(2 * SECONDS)
+            try:
+                ended = stream.recv(1000) == b""
+            except ConnectionError:
+                ended = True
+            if not ended:
+                return "a connection was answered that asked nothing", True
+        well = target.is_well()
+    told = "kept out until they were ended" if kept_out else "answered meanwhile, and they were ended"
+    return f"the page was {told}", not well
+
+
 def _long_headers(target: Target) -> Answer:
     return target.ask("GET", "/", {**target.own(), "X-Long": "a" * 200_000})
 
@@ -365,8 +396,8 @@ def _never_reads(target: Target) -> Found:
 
 def _vanishes(target: Target) -> Found:
     for _ in range(20):
-        page = target.talk()
-        page.recv(SECONDS)
-        page.send(_said("watch", session=target.session))
-        page.socket.close()
+        with contextlib.suppress(OSError, ConnectionClosed), target.talk() as page:
+            page.recv(SECONDS)
+            page.send(_said("watch", session=target.session))
+            page.socket.close()
     return "the page was answered afterwards", False

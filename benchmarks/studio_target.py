@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,9 @@ from pipeline.studio.security import App
 
 SECONDS = 10.0
 """The longest wait for an answer."""
+QUIET = logging.getLogger("photodrag.attacks")
+QUIET.setLevel(logging.CRITICAL + 1)  # connections that end in the middle are what is tried here
+FENCE = "no-such-session-behind"
 MARKER = "what-no-page-may-read"
 """The content of the file that attacks try to read."""
 
@@ -59,7 +63,8 @@ class Answer:
 class Target:
     """A studio: the rightful page's token, a session with a photo in it, where its files arrive, a secret file's place.
 
-    `limit`: the bytes that a photo may have. `folder` holds everything that the studio may write.
+    `limit`: the bytes that a photo may have. `folder` holds everything that the studio may write; it and two folders
+    above it belong to the trial. `outside`: a file that appears when a payload has been run.
     """
 
     port: int
@@ -130,8 +135,14 @@ class Target:
         """The rightful page's socket, for messages that it should not send."""
         headers = {"Cookie": self.cookie}
         return connect(
-            f"ws://{self.host}/socket", origin=self.origin, additional_headers=headers, max_size=None, compression=None
-        )  # type: ignore[arg-type]
+            f"ws://{self.host}/socket",
+            origin=self.origin,  # type: ignore[arg-type]
+            additional_headers=headers,
+            compression=None,
+            max_size=None,
+            close_timeout=1.0,
+            logger=QUIET,
+        )
 
     def is_well(self, seconds: float = 5.0) -> bool:
         """Whether the rightful page is answered in time, over HTTP and over a socket of its own."""
@@ -199,15 +210,19 @@ def read_answer(stream: socket.socket, method: str = "GET") -> Answer:
     return Answer(response.status, tuple(response.getheaders()), body)
 
 
-def messages_of(page: ClientConnection, seconds: float = 1.0) -> list[dict[str, Any]]:
-    """The JSON messages that come until it is quiet for so long."""
-    found = []
+def messages_of(page: ClientConnection, seconds: float = SECONDS) -> list[dict[str, Any]]:
+    """The JSON messages that come until the studio has answered what was asked so far.
+
+    What is asked is done in order, so a request that can only be refused is put behind, and its refusal waited for.
+    """
+    found: list[dict[str, Any]] = []
     with contextlib.suppress(TimeoutError, ConnectionClosed):
-        while len(found) < 200:
+        page.send(json.dumps({"do": "undo", "session": FENCE}))
+        while not found or found[-1].get("session") != FENCE:
             message = page.recv(seconds)
             if isinstance(message, str):
                 found.append(json.loads(message))
-    return found
+    return [message for message in found if message.get("session") != FENCE]
 
 
 @contextlib.contextmanager

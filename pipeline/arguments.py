@@ -164,9 +164,7 @@ def _studio(names: Sequence[str], paths: Sequence[str], flags: set[str], options
     photos, overrides = _split_photo(names)
     photos, overrides = _all_photos([*photos, *paths], overrides)
     if len(photos) > 1 or any(is_folder(photo) for photo in photos):
-        raise UsageError(
-            f"photodrag studio is given {', '.join(photos)}: allowed is one photo; more are opened in the page"
-        )
+        raise UsageError(f"photodrag studio is given {', '.join(photos)}: allowed is one photo; the page opens more")
     prepared = [*(f"photo={quote_path(photo)}" for photo in photos), *(prepare_override(text) for text in overrides)]
     return Command("studio", tuple(prepared), show_config="--cfg" in flags, studio=options)
 

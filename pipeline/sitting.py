@@ -35,7 +35,7 @@ from pipeline.progress import Console
 from pipeline.run import open_setup, run_folder
 from pipeline.schema import RunConfig
 from pipeline.stages import Tools, pixels_of
-from pipeline.view import LIVE_SIDE_PX, Part, Patch, mask_on_part, part_of, patch_of
+from pipeline.view import LIVE_SIDE_PX, THUMB_PX, Part, Patch, mask_on_part, part_of, patch_of, region_view
 from pipeline.work import FaceWork
 
 
@@ -158,6 +158,16 @@ class Sitting:
         if self.generated:
             return self._whole(dragged.edited.image)
         return self._patch(self._sharp, dragged)
+
+    def small_picture(self, patch: Patch | None) -> np.ndarray | None:
+        """The face in the photo with a patch over it, [h, w, 3] uint8; None for a generated picture."""
+        if self.photo is None:
+            return None
+        corners = self._face.crop.alignment.quad
+        (x0, y0), (x1, y1) = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
+        height, width = self.photo.shape_hw
+        box = max(0, int(x0)), max(0, int(y0)), min(width, int(x1)), min(height, int(y1))
+        return region_view(self.photo, box, THUMB_PX / max(box[2] - box[0], box[3] - box[1]), patch)
 
     def live_patch(self, image: Tensor, row: Sequence[EditStep]) -> Patch | None:
         """The same of a picture [1, 3, R, R] on the way, quickly and smaller."""

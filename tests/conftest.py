@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +53,34 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PHOTODRAG_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
     return folder
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A served studio with a fake desk, and a browser: one for each module, as a running playwright owns the thread."""
+    pytest.importorskip("playwright", reason="playwright drives the browser: pip install '.[test]'")
+    from tests.studio_browser import serve
+
+    yield from serve(tmp_path_factory.mktemp("studio"))
+
+
+@pytest.fixture(scope="module")
+def modules(studio: Any) -> Iterator[Callable[..., Any]]:
+    """call(module, body, *arguments) runs a function's body (m, a) in the browser with a module of the page."""
+    from tests.studio_browser import module_calls
+
+    yield from module_calls(studio)
+
+
+@pytest.fixture
+def new_tab(studio: Any) -> Iterator[Callable[..., Any]]:
+    """Opens tabs of the studio's page, which are closed afterwards."""
+    from tests.studio_browser import tabs
+
+    yield from tabs(studio)
+
+
+@pytest.fixture
+def tab(new_tab: Callable[..., Any]) -> Any:
+    """One tab, on the first screen."""
+    return new_tab()

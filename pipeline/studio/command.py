@@ -10,19 +10,18 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from data.errors import PhotodragError, UsageError
-from pipeline.errors import EXIT_DONE
+from pipeline.errors import EXIT_DONE, exit_code
 from pipeline.studio.options import DEFAULT_PORT, StudioOptions
 
 if TYPE_CHECKING:
     from pipeline.schema import RunConfig
     from pipeline.studio.desk_type import DeskType
-    from pipeline.studio.security import App, Door
+    from pipeline.studio.security import App
     from pipeline.studio.uploads import Limits
 
 PACKAGES = ("starlette", "uvicorn", "websockets")
@@ -30,8 +29,10 @@ FOLDER = "studio"
 """Below `out`: what a studio keeps."""
 MOST_PORTS = 50
 """Ports after the default that are tried."""
-LONGEST_END_SECONDS = 1.9
+LONGEST_END_SECONDS = 1.5
 MOST_CONNECTIONS = 256
+SILENT_SECONDS = 10.0
+"""How long a connection may be open without having sent a request."""
 
 
 def check_installed() -> None:
@@ -55,12 +56,35 @@ def studio(options: StudioOptions, config: RunConfig, debug: bool) -> int:
         keep_freed_memory()
         limits = Limits(pixels=options.max_megapixels * 1_000_000)
         desk: DeskType = Desk(config, limits)
+        code = EXIT_DONE
         try:
             serve(desk, listening, options, config, limits, debug)
+            print(f"The studio ends; its sessions are kept in {studio_folder(config)}.", flush=True)
+        except BaseException as error:
+            code = exit_code(error)
+            raise
         finally:
-            desk.close()
-    print(f"The studio has ended; its sessions are kept in {studio_folder(config)}.")
-    return EXIT_DONE
+            with _ended_in_any_case(code):
+                desk.close()
+    return code
+
+
+@contextlib.contextmanager
+def _ended_in_any_case(code: int) -> Iterator[None]:
+    """Leave the process soon, whatever a thread still computes; what is on the disk is whole at any time."""
+
+    def leave() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
+
+    timer = threading.Timer(LONGEST_END_SECONDS, leave)
+    timer.daemon = True
+    timer.start()
+    yield
+    others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread(), timer}
+    if all(thread.daemon for thread in others):  # or Python would wait for them as it ends
+        timer.cancel()
 
 
 def studio_folder(config: RunConfig) -> Path:
@@ -116,42 +140,58 @@ def serve(
     port = listening.getsockname()[1]
     door = Door(options.token or new_token(), port, options.host, ticket=new_token())
     app = build_app(desk, door, inbox, limits, opened=opened, report=reporter(debug))
-    print(f"photodrag studio: {door.url}  (Ctrl-C ends it)", flush=True)
-    asyncio.run(_served(app, listening, door if options.browser else None, debug))
+
+    def started() -> None:
+        print(f"photodrag studio: {door.url}  (Ctrl-C ends it)", flush=True)
+        if options.browser:
+            threading.Thread(target=show, args=(door.ticket_url,), daemon=True).start()
+
+    asyncio.run(make_server(app, debug, started).serve([listening]))
 
 
-async def _served(app: App, listening: socket.socket, door: Door | None, debug: bool) -> None:
-    server = make_server(app, debug)
-    if door is not None:
-        threading.Thread(target=show, args=(door.ticket_url,), daemon=True).start()
-    await server.serve([listening])
+def make_server(app: App, debug: bool = False, started: Callable[[], None] = lambda: None) -> Any:
+    """uvicorn's server with the limits of a studio; `started` is called when it answers.
 
-
-def make_server(app: App, debug: bool = False) -> Any:
-    """uvicorn's server with the limits of a studio; it logs no address, for one of them holds the token."""
+    It logs no address, for one of them holds the token.
+    """
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from pipeline.studio.messages import MOST_TEXT
+
+    class Connection(H11Protocol):
+        """Ends when no request has come for a while: connections are few."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """Begin to wait."""
+            super().connection_made(transport)
+            self.loop.call_later(SILENT_SECONDS, self._end_if_silent)
+
+        def _end_if_silent(self) -> None:
+            asked: object = self.scope  # None until there is a request, whatever its type says
+            if asked is None:
+                self.transport.close()
 
     class Server(uvicorn.Server):
         """Ends at a signal without raising it again: Ctrl-C is how a studio ends."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """The first signal ends the server in peace, and in any case soon."""
+            """A signal ends the server in peace, a second one at once."""
             with contextlib.ExitStack() as after:
                 if threading.current_thread() is threading.main_thread():
-                    after.enter_context(_signals(self._end))
+                    after.enter_context(_signals(self.handle_exit))
                 yield
 
-        def _end(self, sig: int, frame: FrameType | None) -> None:
-            self.handle_exit(sig, frame)
-            _end_in_any_case()
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Begin to answer, and say so."""
+            await super().startup(sockets)
+            started()
 
     return Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             log_config=None,
             log_level="info" if debug else "critical",
             access_log=False,
@@ -179,18 +219,6 @@ def _signals(handler: Any) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _end_in_any_case() -> None:
-    """Leave the process soon, whatever a thread still computes; what is on the disk is whole at any time."""
-
-    def leave() -> None:
-        sys.stdout.flush()
-        os._exit(EXIT_DONE)
-
-    timer = threading.Timer(LONGEST_END_SECONDS, leave)
-    timer.daemon = True
-    timer.start()
 
 
 def show(url: str) -> None:

@@ -18,7 +18,7 @@ from pipeline.studio import messages as ask
 from pipeline.studio.audience import Audience
 from pipeline.studio.gallery import Gallery, Picture
 from pipeline.studio.orders import Orders, check_idle
-from pipeline.studio.record import FOLDER, THUMB_FILE, Record, Records, new_id
+from pipeline.studio.record import FOLDER, Record, Records, new_id
 from pipeline.studio.session import Session, Task
 from pipeline.studio.shelf import Shelf
 from pipeline.studio.tasks import Tasks
@@ -222,6 +222,6 @@ class Desk:
         self._orders.hang_mask(session)
 
     def _recent(self, record: Record) -> dict[str, Any]:
-        thumb = self._records.folder / record.id / THUMB_FILE
+        thumb = self._records.thumb(record.id)
         url = self._gallery.hang(lambda: (thumb.read_bytes(), "image/jpeg")) if thumb.is_file() else None
         return {"session": record.id, "name": record.name, "thumb": url, "edits": record.at, "when": record.when}

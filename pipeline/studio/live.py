@@ -41,7 +41,11 @@ class Progress:
 
 @dataclass(eq=False)
 class Live:
-    """The pictures of one running edit. began: when it was asked for, in `time.monotonic` seconds."""
+    """The pictures of one running edit.
+
+    began: when it was asked for, in `time.monotonic` seconds; stepping: whether the person makes single steps, each of
+    which is drawn.
+    """
 
     session: str
     sitting: Sitting
@@ -50,6 +54,7 @@ class Live:
     watchers: Callable[[], list[Watcher]]
     next_number: Callable[[], int]
     progress_to: Progress
+    stepping: Callable[[], bool]
     steps: int = 0
     drawn: int = 0
     points: list[list[float]] = field(default_factory=list)
@@ -69,7 +74,7 @@ class Live:
         self.points = self.sitting.to_photo(step.points.double().numpy()).round(2).tolist()
         now = time.monotonic()
         ready = [watcher for watcher in self.watchers() if watcher.ready]
-        if not ready or now < self._free_at:
+        if not ready or (now < self._free_at and not self.stepping()):
             return
         frame = self._frame(step, now)
         if frame is not None:

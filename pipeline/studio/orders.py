@@ -70,7 +70,7 @@ class Orders:
         session.say(None)
         self._tasks.add(session, self._editing(session, running, asked, paused))
 
-    def _editing(self, session: Session, running: Running, asked: Asked, paused: bool) -> Task:
+    def _editing(self, session: Session, running: Running, asked: Asked, paused: bool | None) -> Task:
         began = time.monotonic()
         return Task(lambda job: self._work.edit(session, job, running, asked, began), "dragging", running, paused)
 
@@ -79,7 +79,7 @@ class Orders:
         if session.job is None or session.phase not in EDITING or running is None or running.kind != "points":
             raise UsageError("No drag is running whose targets could be moved.")
         running = replace(running, points=order.points)
-        self._tasks.instead(session, self._editing(session, running, _by_points(order.points), session.job.paused))
+        self._tasks.instead(session, self._editing(session, running, _by_points(order.points), None))
 
     def _steer(self, session: Session, order: ask.Pause | ask.Go | ask.Step | ask.Stop) -> None:
         job = session.job
@@ -114,7 +114,10 @@ class Orders:
     def _mask(self, session: Session, content: bytes | None) -> None:
         check_idle(session)
         if content is not None:
-            painted_json(content, "")
+            try:
+                painted_json(content, "")
+            except UsageError as error:
+                raise UsageError(f"The mask cannot be used: {error}.") from error
         self._records.write_mask(session.record.id, content)
         self.hang_mask(session)
 

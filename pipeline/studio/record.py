@@ -116,6 +116,11 @@ class Records:
         for file in (self.folder / name / SESSION_FILE, self.folder / name / MASK_FILE):
             file.unlink(missing_ok=True)
 
+    def thumb(self, name: str, key: str | None = None) -> Path:
+        """The file of a session's small picture, or of one of its edits; its folder is made."""
+        folder = ensure_folder(self.folder / name)
+        return folder / THUMB_FILE if key is None else folder / f"{key[:16]}.jpg"
+
     def mask(self, name: str) -> bytes | None:
         """The PNG of a session's mask."""
         try:

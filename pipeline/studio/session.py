@@ -46,12 +46,12 @@ class Running:
 @dataclass(eq=False, slots=True)
 class Task:
     """A piece of work that waits for the one before it. phase: what the session is in meanwhile, None for work that
-    nobody needs to wait for."""
+    nobody needs to wait for. paused: whether it begins held, None: if the one before it was."""
 
     work: Callable[[Job], None]
     phase: str | None
     running: Running | None = None
-    paused: bool = False
+    paused: bool | None = False
 
 
 @dataclass(eq=False)
@@ -71,7 +71,7 @@ class Session:
     view: dict[str, Any] | None = None
     mask_url: str | None = None
     photo_size: tuple[int, int] | None = None
-    patches: OrderedDict[str, Shown] = field(default_factory=OrderedDict)
+    patches: OrderedDict[str, Shown | None] = field(default_factory=OrderedDict)
     thumbs: dict[str, str] = field(default_factory=dict)
     downloads: dict[str, str] = field(default_factory=dict)
     told_at: float = 0.0
@@ -97,8 +97,8 @@ class Session:
         """What a page shows as the last thing that happened."""
         self.sentence, self.failed = sentence, failed
 
-    def keep_patch(self, key: str, shown: Shown) -> None:
-        """Remember how a row of edits looks."""
+    def keep_patch(self, key: str, shown: Shown | None) -> None:
+        """Remember how a row of edits looks; None when it changes nothing."""
         self.patches[key] = shown
         while len(self.patches) > MOST_PATCHES:
             self.patches.popitem(last=False)

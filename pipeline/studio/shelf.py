@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from pipeline.folders import safe_name
 ID_DIGITS = 24
 MOST_HELD_PIXELS = 250_000_000
 FACTS = "photo.json"
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,5}$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class Shelf:
         try:
             photo = read_photo(received, self._max_pixels)
             folder = ensure_folder(self._folder / photo.sha256[:ID_DIGITS])
-            suffix = Path(name).suffix.lower()
-            path = folder / f"{safe_name(Path(name).stem)}{suffix if suffix.isascii() else ''}"
+            suffix = _SUFFIX.search(name.lower())
+            path = folder / f"{safe_name(Path(name).stem)}{suffix[0] if suffix else ''}"
             try:
                 os.replace(received, path)
             except OSError as error:

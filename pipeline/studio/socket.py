@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from data.errors import PhotodragError
@@ -209,7 +209,8 @@ class _Conversation:
             with contextlib.suppress(Exception):
                 await self._websocket.close(1011)
         finally:
-            await asyncio.shield(self._end(working, others))
+            with CancelScope(shield=True):
+                await asyncio.shield(self._end(working, others))
 
     async def _end(self, working: asyncio.Task[None], others: list[asyncio.Task[None]]) -> None:
         """What the desk does now is awaited, for a page that has left must not be remembered by it."""

@@ -63,7 +63,7 @@ class Tasks:
         for job in jobs:
             job.join(max(0.0, until - time.monotonic()))
 
-    def _begin(self, session: Session) -> None:
+    def _begin(self, session: Session, held: bool = False) -> None:
         task = session.waiting.popleft()
         if task.phase is not None:
             session.phase, session.running, session.progress = task.phase, task.running, None
@@ -72,12 +72,13 @@ class Tasks:
             self._turns,
             lambda: self._audience.tell(session),
             lambda wrong: self._ended(session, wrong),
-            task.paused,
+            held if task.paused is None else task.paused,
         )
         session.job.start()
 
     def _ended(self, session: Session, wrong: BaseException | None) -> None:
         with self._lock:
+            held = session.job is not None and session.job.paused
             session.job = None
             if wrong is not None:
                 session.say(told(wrong), failed=True)
@@ -85,7 +86,7 @@ class Tasks:
             if not (going_on and session.waiting[0].phase is not None):
                 session.phase, session.running, session.progress = session.resting_phase, None, None
             if going_on:
-                self._begin(session)
+                self._begin(session, held)
         self._audience.tell(session)
 
 

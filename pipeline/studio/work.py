@@ -16,7 +16,7 @@ import numpy as np
 from data.alignment import align_ffhq
 from data.errors import UsageError
 from data.landmarks import find_faces
-from pipeline.artifacts import ensure_folder, write_bytes
+from pipeline.artifacts import write_bytes
 from pipeline.edits import Told
 from pipeline.models import Models
 from pipeline.outputs import Dragged
@@ -28,11 +28,11 @@ from pipeline.sitting import Sitting
 from pipeline.studio.audience import Audience
 from pipeline.studio.console import StudioConsole
 from pipeline.studio.editing import Made, edit_entry
-from pipeline.studio.gallery import Gallery
+from pipeline.studio.gallery import Gallery, Picture
 from pipeline.studio.jobs import Job
 from pipeline.studio.live import Live, Progress
 from pipeline.studio.messages import Save
-from pipeline.studio.record import THUMB_FILE, Record, Records
+from pipeline.studio.record import Record, Records
 from pipeline.studio.saving import save_session
 from pipeline.studio.session import Running, Session, Shown
 from pipeline.studio.shelf import Shelf
@@ -103,7 +103,7 @@ class Work:
         if not record.faces and self.config.align.method == "ffhq":
             faces = find_faces(photo.to_u8(), self.config.align.upsample_max)
             record = replace(record, faces=tuple(_facts(f.box, f.landmarks, photo.shape_hw) for f in faces))
-        write_bytes(ensure_folder(self.records.folder / record.id) / THUMB_FILE, thumbnail(whole_view(photo)))
+        write_bytes(self.records.thumb(record.id), thumbnail(whole_view(photo)))
         choose = record.face is None and len(record.faces) > 1
         with self.lock:
             if choose:
@@ -141,6 +141,7 @@ class Work:
                 watchers=lambda: self.audience.of(session),
                 next_number=lambda: next(self._numbers),
                 progress_to=Progress(lambda told: self.audience.progress(session, told), session.say),
+                stepping=lambda: job.paused,
             )
             made = sitting.edit(before, told, StudioConsole(job, live))
             if made is None or job.given_up:
@@ -158,8 +159,14 @@ class Work:
             self._hang_thumb(session, sitting, entry.key)
 
     def _hang_thumb(self, session: Session, sitting: Sitting, key: str) -> None:
-        path = sitting.edited_picture(key)
-        session.thumbs[key] = self.gallery.hang(lambda: (thumbnail(read_picture(path.read_bytes())[0]), "image/jpeg"))
+        """The photo's face as edited where that was made, else what the generator draws."""
+        small, drawn = self.records.thumb(session.record.id, key), sitting.edited_picture(key)
+
+        def make() -> Picture:
+            content = small.read_bytes() if small.is_file() else thumbnail(read_picture(drawn.read_bytes())[0])
+            return content, "image/jpeg"
+
+        session.thumbs[key] = self.gallery.hang(make)
 
     def look(self, session: Session) -> None:
         """Make the pictures of a session that are not there: the photo's, the edits' small ones, the patch."""
@@ -182,7 +189,7 @@ class Work:
             self._sized(session, *sitting.photo.shape_hw)
             return
         rgb = sitting.picture()
-        write_bytes(ensure_folder(self.records.folder / session.record.id) / THUMB_FILE, thumbnail(rgb))
+        write_bytes(self.records.thumb(session.record.id), thumbnail(rgb))
         with self.lock:
             session.view = {"url": self.gallery.hang(lambda: (png(rgb), "image/png"))}
             self._sized(session, *rgb.shape[:2])
@@ -194,12 +201,17 @@ class Work:
             session.view = {"url": self.gallery.hang(lambda: (jpeg(whole_view(self.shelf.photo(name))), "image/jpeg"))}
 
     def _hang_patch(self, session: Session, sitting: Sitting, key: str, dragged: Dragged) -> None:
-        patch = sitting.patch(dragged)
-        if patch is None:
-            return
-        content = png(patch.rgba)
+        patch, shown = sitting.patch(dragged), None
+        if patch is not None:
+            content = png(patch.rgba)
+            shown = Shown(patch, self.gallery.hang(lambda: (content, "image/png")))
+        small = sitting.small_picture(patch)
+        if small is not None:
+            for path in (self.records.thumb(session.record.id, key), self.records.thumb(session.record.id)):
+                write_bytes(path, thumbnail(small))
         with self.lock:
-            session.keep_patch(key, Shown(patch, self.gallery.hang(lambda: (content, "image/png"))))
+            session.keep_patch(key, shown)
+            self._hang_thumb(session, sitting, key)
 
     def save(self, session: Session, job: Job, request: Save) -> None:
         """Blend the edits into the photo and offer what comes of it."""

@@ -1,0 +1,61 @@
+/** The dialog that saves, and the files that were saved. */
+
+import { byId, enable, make, setText, show } from "./dom.js";
+
+const FORMATS = { keep: "As the photo", jpeg: "JPEG", png: "PNG", tiff: "TIFF", webp: "WebP" };
+const KINDS = { photo: "Photo", recipe: "Recipe", video: "Video", edits: "Edits", session: "Session" };
+
+/** The files of the last saving first; each begins with its photo. */
+export function newestFirst(files) {
+  const starts = files.flatMap(({ kind }, index) => (kind === "photo" || index === 0 ? [index] : []));
+  return starts.map((start, at) => files.slice(start, starts[at + 1])).reverse().flat();
+}
+
+/** Wires the dialog; returns open(). */
+export function createSaving(store, actions) {
+  const dialog = byId("save-dialog");
+  const format = byId("format");
+  const quality = byId("quality");
+
+  function open() {
+    const { server } = store.get();
+    if (server?.photo && server.at > 0 && !dialog.open) dialog.showModal();
+    else if (server?.photo && !server.at) actions.tell("There is no edit to save yet.", false);
+  }
+
+  function qualityMatters() {
+    show(byId("quality-part"), format.value !== "png" && format.value !== "tiff");
+  }
+
+  byId("save").addEventListener("click", open);
+  byId("save-now").addEventListener("click", () => actions.save(format.value, Number(quality.value)));
+  format.addEventListener("change", qualityMatters);
+  quality.addEventListener("input", () => setText(byId("quality-value"), quality.value));
+
+  function file({ kind, name, url, path }) {
+    return make(
+      "li",
+      {},
+      make("span", { class: "soft" }, KINDS[kind] ?? kind),
+      make("a", { href: url, download: name }, name),
+      make("span", { class: "path" }, path),
+    );
+  }
+
+  store.on(["hello"], ({ hello }) => {
+    const chosen = format.value || "keep";
+    format.replaceChildren(...hello.formats.map((name) => make("option", { value: name }, FORMATS[name] ?? name)));
+    format.value = chosen;
+    qualityMatters();
+  });
+  store.on(["server"], ({ server }, before) => {
+    const saving = server?.phase === "saving";
+    enable(byId("save-now"), server?.phase === "ready");
+    setText(byId("saving"), saving ? "Blending into the full photo…" : "");
+    if (before.server?.saved === server?.saved) return;
+    const list = byId("saved");
+    const files = server?.saved ?? [];
+    if (list.children.length !== files.length || before.server?.session !== server?.session) list.replaceChildren(...newestFirst(files).map(file));
+  });
+  return { open };
+}
