@@ -31,7 +31,7 @@ from editing.drag_task import latent, maps_of
 from editing.following import follow
 from editing.published import PublishedSettings, drag_published
 from editing.squares import near
-from inversion.generators.frozen import packed_convolutions
+from inversion.generators.packed import packed_convolutions
 from pipeline.memory import keep_freed_memory
 
 WARM_UP = 1

@@ -22,7 +22,7 @@ from editing.following import Trail, follow, set_out
 from editing.points import Drag, PointsLike
 from editing.squares import Seen, look, near
 from editing.trackers import Levels, crop_from_feature
-from inversion.generators.frozen import packed_convolutions
+from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, NoiseMaps, Squared
 
 __all__ = [

@@ -16,7 +16,7 @@ from editing.following import learned_filters
 from editing.points import PointsLike, check_pairs
 from editing.squares import Plan, plan
 from editing.trackers import REFINE_REACH_PX, Levels, disc_offsets, feature_from_crop, sample
-from inversion.generators.frozen import packed_convolutions
+from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, Layered, NoiseMaps
 
 TrackerName = Literal["nearest", "line_search", "filter"]

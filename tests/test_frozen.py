@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inversion.generators import frozen
-from inversion.generators.frozen import can_pack, packed_convolutions, power, swapped
+from inversion.generators import frozen, packed, winograd
+from inversion.generators.frozen import power, swapped
 from inversion.generators.low_rank import convolve, convolve_up
+from inversion.generators.packed import can_pack, packed_convolutions
+from inversion.generators.winograd import convolve_by_tiles, few_products
 from tests.inversions import seeded
 
 PADDINGS = (0, 1)
@@ -49,7 +51,7 @@ def close(found: Tensor, wanted: Tensor, within: float) -> bool:
     return found.shape == wanted.shape and bool((found - wanted).abs().max() <= within * wanted.abs().max())
 
 
-@pytest.mark.skipif(not frozen._offered(), reason="this PyTorch packs no weights")
+@pytest.mark.skipif(not packed._offered(), reason="this PyTorch packs no weights")
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4), (2, 12, 7, 5), (5, 16, 13, 13), (1, 33, 3, 9)])
@@ -65,6 +67,47 @@ def test_packed_convolutions_are_plain_ones(shape: tuple[int, int, int, int], pa
         assert close(first, second, 2e-6)
     for first, second in zip(again, plain(operand(3, shape[1], 6, 11), weight, padding, up), strict=True):
         assert close(first, second, 2e-6)
+
+
+@pytest.mark.skipif(not packed._offered(), reason="this PyTorch packs no weights")
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (2, 12, 7, 5), (5, 16, 13, 13), (1, 33, 3, 9), (1, 64, 3, 3)])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_fewer_products_make_the_same_convolution(
+    shape: tuple[int, int, int, int], padding: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "LEAST_TILES", 1)
+    monkeypatch.setattr(winograd, "LEAST_WORK", 1)
+    calls: list[Tensor] = []
+
+    def watched(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+        calls.append(x)
+        return convolve_by_tiles(x, weight, padding)
+
+    monkeypatch.setattr(packed, "convolve_by_tiles", watched)
+    weight = parameter(17, shape[1])
+    for size in (shape, (3, shape[1], 6, 11)):
+        x = operand(*size)
+        with packed_convolutions():
+            found = applied(x, weight, padding, up=False)
+        assert all(close(a, b, 2e-6) for a, b in zip(found, plain(x, weight, padding, False), strict=True))
+    assert len(calls) == 2
+
+
+def test_products_are_saved_where_they_count() -> None:
+    assert few_products(torch.zeros(1, 512, 16, 16), parameter(512, 512), 1)
+    assert not few_products(torch.zeros(1, 512, 8, 8), parameter(512, 512), 1)
+    assert not few_products(torch.zeros(1, 64, 16, 16), parameter(64, 64), 1)
+    assert not few_products(torch.zeros(1, 512, 64, 64), parameter(512, 512, kernel=1), 0)
+
+
+@pytest.mark.skipif(not packed._offered(), reason="this PyTorch packs no weights")
+def test_rounding_is_that_of_float32() -> None:
+    x, weight = operand(1, 512, 16, 16).detach(), parameter(256, 512)
+    wanted = plain(x, weight, 1, False)[0]
+    with packed_convolutions():
+        assert few_products(x, weight, 1)
+        error = convolve(x, weight, 1) - wanted
+    assert float(error.square().mean().sqrt()) < 2e-6 * float(wanted.std())
 
 
 @pytest.mark.parametrize("up", [False, True])
@@ -95,7 +138,7 @@ def test_other_tensors_go_the_usual_way(up: bool) -> None:
 
 
 def test_without_the_operators_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "_offered", lambda: False)
+    monkeypatch.setattr(packed, "_offered", lambda: False)
     with packed_convolutions():
         assert not can_pack(operand(2, 5, 7, 6), parameter(4, 5))
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inversion.generators.frozen import can_pack, convolve_packed, convolve_up_packed, swapped
+from inversion.generators.frozen import swapped
+from inversion.generators.packed import can_pack, convolve_packed, convolve_up_packed
 
 WORTHWHILE = 4
 """A weight of no more rows than this many ranks has its own gradient sooner than that of the factors (measured)."""
