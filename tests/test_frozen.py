@@ -137,6 +137,15 @@ def test_other_tensors_go_the_usual_way(up: bool) -> None:
             assert not can_pack(operand(2, 5, 7, 6), parameter(4, 5))
 
 
+@pytest.mark.parametrize("broken", [lambda x, *_: x, lambda *_: torch.zeros(2) + torch.zeros(3), None])
+def test_operators_that_do_something_else_are_not_called(broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = packed._offered.__wrapped__
+    expected = packed._offered()
+    assert fresh() is expected
+    monkeypatch.setattr(packed, "_convolution", broken)
+    assert not fresh()
+
+
 def test_without_the_operators_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_offered", lambda: False)
     with packed_convolutions():

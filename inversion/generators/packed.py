@@ -15,8 +15,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from inversion.generators.frozen import is_frozen, once
 from inversion.generators.winograd import LINEAR_OPS, convolve_by_tiles, derivative_by_tiles, few_products
@@ -46,7 +47,7 @@ def packed_convolutions() -> Iterator[None]:
 def can_pack(x: Tensor, weight: Tensor) -> bool:
     """Whether this convolution is one for packed weights: asked for, frozen, float32 and on the CPU."""
     plain = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return _packing.get() and plain and x.numel() > 0 and is_frozen(weight) and _offered() and not _autocast()
+    return _packing.get() and plain and x.numel() > 0 and is_frozen(weight) and not _autocast() and _offered()
 
 
 def convolve_packed(x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -94,8 +95,8 @@ class _PackedConv(torch.autograd.Function):
 def _convolution(x: Tensor, weight: Tensor, name: str, laid: Callable[[], Tensor], padding: int, stride: int) -> Tensor:
     """The convolution of x with what `laid` makes of a weight, packed for the size of the first x."""
     shape = [padding] * 2, [stride] * 2, [1, 1]
-    packing, pad_stride_dilate = torch.ops.mkldnn._reorder_convolution_weight, shape
-    packed = once(weight, name, lambda: packing(laid().contiguous(), *pad_stride_dilate, 1, list(x.shape)))
+    packing = torch.ops.mkldnn._reorder_convolution_weight
+    packed = once(weight, name, lambda: packing(laid().contiguous(), *shape, 1, list(x.shape)))
     found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, None, *shape, *NO_POINTWISE)
     return found
 
@@ -111,8 +112,32 @@ def _up(x: Tensor, weight: Tensor, crop: int) -> Tensor:
 
 @cache
 def _offered() -> bool:
-    """Whether this PyTorch has the operators that take packed weights; they are not part of its documented ones."""
-    return bool(torch.backends.mkldnn.is_available()) and all(hasattr(torch.ops.mkldnn, name) for name in PACKING_OPS)
+    """Whether this PyTorch has the operators that take packed weights, and they do what is expected of them: they are
+    not among the documented ones."""
+    here = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in PACKING_OPS)
+    try:
+        return here and _as_expected()
+    except (RuntimeError, TypeError):
+        return False
+
+
+@torch.no_grad()
+def _as_expected() -> bool:
+    """Whether small packed convolutions give what plain ones give, forward and back."""
+    x = torch.linspace(-1, 1, 96, dtype=torch.float32).sin().view(1, 4, 4, 6)
+    weight = nn.Parameter(torch.linspace(-9, 9, 180, dtype=torch.float32).cos().view(5, 4, 3, 3), requires_grad=False)
+    turned, other = weight.transpose(0, 1), torch.linspace(-2, 2, 120, dtype=torch.float32).cos().view(1, 5, 4, 6)
+    pairs = [
+        (_convolution(x, weight, "packed", lambda: weight, 1, 1), F.conv2d(x, weight, padding=1)),
+        (_up(x, weight, 1), F.conv_transpose2d(x, turned, stride=2, padding=1)),
+        (
+            _convolution(other, weight, "packed, of the gradient", lambda: turned, 1, 2),
+            F.conv2d(other, turned, None, 2, 1),
+        ),
+        (convolve_by_tiles(x, weight, 1), F.conv2d(x, weight, padding=1)),
+        (derivative_by_tiles(other, weight, 1), F.conv_transpose2d(other, weight, padding=1)),
+    ]
+    return all(torch.allclose(found, wanted, atol=1e-4) for found, wanted in pairs)
 
 
 def _autocast() -> bool:
