@@ -31,6 +31,7 @@ from editing.drag_task import latent, maps_of
 from editing.following import follow
 from editing.published import PublishedSettings, drag_published
 from editing.squares import near
+from inversion.generators.packed import packed_convolutions
 from pipeline.memory import keep_freed_memory
 
 WARM_UP = 1
@@ -44,7 +45,7 @@ def parts_of(task: DragTask, steps: int) -> dict[str, float]:
     state, found = begin(task), []
     leaf = state.code.detach()
     for step in range(steps + WARM_UP):
-        with torch.no_grad():
+        with torch.no_grad(), packed_convolutions():
             base = _timed(lambda: maps_of(task.generator, latent(task, leaf), task.levels[-1:], task.noise))[1]
         (features, code), forward = _timed(partial(render_features, task, leaf, state.points, step))
         loss, supervised = _timed(partial(total_loss, task, code, features, state.points, state.lost, state.trail))

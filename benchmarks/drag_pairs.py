@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from editing.drag import DragSettings, Edited, drag
 from editing.masks import EYES_APART, automatic_mask
 from editing.points import Points
 from editing.published import PublishedSettings, drag_published
-from inversion.generators.protocol import Generator
+from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.losses import whole_face_descriptor
 from inversion.metrics import perceptual_distance
 from inversion.training.metrics import descriptors, frechet_distance
@@ -43,20 +44,32 @@ TIMED = 6
 """Pairs that every method drags in turns, for their seconds."""
 
 
-def drag_as_published(generator: Generator, w: Tensor, handles: Points, targets: Points) -> Edited:
+class Method(Protocol):
+    """A drag of points given by hand."""
+
+    def __call__(
+        self, generator: Generator, w: Tensor, handles: Points, targets: Points, noise: NoiseMaps | None = None
+    ) -> Edited: ...
+
+
+def drag_as_published(
+    generator: Generator, w: Tensor, handles: Points, targets: Points, noise: NoiseMaps | None = None
+) -> Edited:
     """DragGAN as published, which draws every step's picture anyway and keeps none here."""
-    return drag_published(generator, w, None, handles, targets, settings=PublishedSettings(frame_every=0))
+    return drag_published(generator, w, noise, handles, targets, settings=PublishedSettings(frame_every=0))
 
 
-def drag_by_default(generator: Generator, w: Tensor, handles: Points, targets: Points) -> Edited:
+def drag_by_default(
+    generator: Generator, w: Tensor, handles: Points, targets: Points, noise: NoiseMaps | None = None
+) -> Edited:
     """Our drag of points given by hand, with the mask that it has where none is given."""
     size = generator.resolution
     found = automatic_mask(handles, targets, EYES_APART * size, (size, size))
     mask = None if found is None else torch.from_numpy(found)[None, None]
-    return drag(generator, w, None, handles, targets, mask, DragSettings(frame_every=0))
+    return drag(generator, w, noise, handles, targets, mask, DragSettings(frame_every=0))
 
 
-METHODS: dict[str, Callable[[Generator, Tensor, Points, Points], Edited]] = {
+METHODS: dict[str, Method] = {
     "published": drag_as_published,
     "ours": drag_by_default,
 }

@@ -22,6 +22,7 @@ from editing.following import Trail, follow, set_out
 from editing.points import Drag, PointsLike
 from editing.squares import Seen, look, near
 from editing.trackers import Levels, crop_from_feature
+from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, NoiseMaps, Squared
 
 __all__ = [
@@ -239,7 +240,7 @@ def adam(
 def render_features(task: DragTask, code: Tensor, points: Tensor, step: int) -> tuple[Levels | Seen, Tensor]:
     """Whole maps with their graph, or squares round the points, and the code as the leaf that the graph ends in."""
     leaf, generator, plan = code.detach().requires_grad_(True), task.generator, task.squares
-    with torch.enable_grad():
+    with torch.enable_grad(), packed_convolutions():
         ws = latent(task, leaf)
         if plan is not None and isinstance(generator, Squared) and anchors_in_reach(task, plan.reach, points):
             return look(generator, ws, task.noise, task.resolution, plan, points, step), leaf

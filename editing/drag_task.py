@@ -16,6 +16,7 @@ from editing.following import learned_filters
 from editing.points import PointsLike, check_pairs
 from editing.squares import Plan, plan
 from editing.trackers import REFINE_REACH_PX, Levels, disc_offsets, feature_from_crop, sample
+from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, Layered, NoiseMaps
 
 TrackerName = Literal["nearest", "line_search", "filter"]
@@ -121,6 +122,7 @@ class DragTask:
     person: Person | None
 
 
+@packed_convolutions()
 def prepare(
     generator: Generator,
     w: Tensor,

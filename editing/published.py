@@ -18,6 +18,7 @@ from editing.drag import DragStep, Edited, StopReason, to_frame
 from editing.drag_task import PAPER_SIZE_PX, check_start, keep_mask, pick_resolution, pick_stop
 from editing.points import PointsLike, check_pairs
 from editing.trackers import disc_offsets, sample, search
+from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, NoiseMaps
 
 LAYERS = 6
@@ -70,6 +71,7 @@ class _Scene:
 
 
 @torch.enable_grad()
+@packed_convolutions()
 def drag_published(
     generator: Generator,
     w: Tensor,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import drag_returns
 from benchmarks.common import tell
 from benchmarks.drag_photos import PhotoDrag, by_preset, figures_of
 from benchmarks.generator import is_sane, median_ms, share_of
@@ -79,6 +80,22 @@ def test_presets_on_photos_are_counted_by_how_they_ended() -> None:
     assert figures["tuned_identity_a_move_published"] == pytest.approx(0.4)
     assert figures["tuned_identity_a_move_ours"] == pytest.approx(0.2)
     assert "| smile | 2 | 0.50 | 0.50 | 0.20 | 2.0 | lost |" in by_preset(found)
+
+
+def test_ways_there_and_back_are_compared_by_their_means() -> None:
+    def way(back: float, reason: str) -> drag_returns.Return:
+        return drag_returns.Return(8.0, 2.0, 0.2, 0.05, back, steps=30, seconds=1.0, reason=reason)
+
+    figures = drag_returns.figures_of(
+        [
+            {"published": way(0.1, "cap"), "ours": way(0.02, "arrived")},
+            {"published": way(0.1, "arrived"), "ours": way(0.12, "stalled")},
+        ]
+    )
+    assert figures["ccsd_ratio_photos"] == pytest.approx(0.7)
+    assert figures["returns_nearer_ours"] == figures["returns_cap_published"] == 0.5
+    assert figures["returns"] == 2
+    assert drag_returns.figures_of([]) == {"returns": 0.0}
 
 
 def test_a_sheet_of_presets_has_a_tile_for_each() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import ModelError
+from inversion.generators.frozen import power
 from inversion.generators.low_rank import convolve, convolve_up
 
 LRELU_SLOPE = 0.2
@@ -111,13 +112,17 @@ def modulated_conv(
     """Modulated convolution (Karras et al. 2020, eq. 1-3) by scaling activations.
 
     x [N, I, H, W], weight [O, I, k, k], styles [N, I] -> [N, O, H, W], or [N, O, 2H+1, 2W+1] before the blur if `up`;
-    not `padded`, [N, O, H-k+1, W-k+1]. Demodulation is rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
+    not `padded`, [N, O, H-k+1, W-k+1], or [N, O, 2H-1, 2W-1] of the latter. Demodulation is
+    rsqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8).
     """
     y = x * styles.to(x.dtype)[:, :, None, None]
-    y = convolve_up(y, weight) if up else convolve(y, weight, padding=weight.shape[2] // 2 if padded else 0)
+    if up:
+        y = convolve_up(y, weight, crop=int(not padded))
+    else:
+        y = convolve(y, weight, padding=weight.shape[2] // 2 if padded else 0)
     if demodulate:
-        power = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        y = y * (power + 1e-8).rsqrt().to(y.dtype)[:, :, None, None]
+        energy = styles.square() @ power(weight)
+        y = y * (energy + 1e-8).rsqrt().to(y.dtype)[:, :, None, None]
     return y
 
 

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from inversion.generators.frozen import swapped
+from inversion.generators.packed import can_pack, convolve_packed, convolve_up_packed
+
 WORTHWHILE = 4
 """A weight of no more rows than this many ranks has its own gradient sooner than that of the factors (measured)."""
 
@@ -43,14 +46,19 @@ def convolve(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     """`F.conv2d` of x [N, I, H, W] with a weight [O, I, k, k] of any kind."""
     if isinstance(weight, LowRankWeight):
         return _convolved(x, weight, padding, transposed=False)
+    if can_pack(x, weight):
+        return convolve_packed(x, weight, padding)
     return F.conv2d(x, weight, padding=padding)
 
 
-def convolve_up(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.conv_transpose2d` of stride 2, x [N, I, H, W] -> [N, O, 2H + k - 2, 2W + k - 2], weight [O, I, k, k]."""
+def convolve_up(x: Tensor, weight: Tensor, crop: int = 0) -> Tensor:
+    """`F.conv_transpose2d` of stride 2, x [N, I, H, W] -> [N, O, 2H + k - 2, 2W + k - 2], weight [O, I, k, k]; `crop`
+    pixels a side are left out."""
     if isinstance(weight, LowRankWeight):
-        return _convolved(x, weight, 0, transposed=True)
-    return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        return _convolved(x, weight, crop, transposed=True)
+    if can_pack(x, weight):
+        return convolve_up_packed(x, weight, crop)
+    return F.conv_transpose2d(x, swapped(weight), stride=2, padding=crop)
 
 
 def _convolved(x: Tensor, weight: LowRankWeight, padding: int, transposed: bool) -> Tensor:
@@ -64,7 +72,7 @@ class _LowRankConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, padding: int, transposed: bool) -> Tensor:
         y = (
-            F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            F.conv_transpose2d(x, weight.transpose(0, 1), None, 2, padding)
             if transposed
             else F.conv2d(x, weight, None, 1, padding)
         )
@@ -91,7 +99,7 @@ class _LowRankConv(torch.autograd.Function):
 
         dx = gradients(dy, laid(weight), True) if ctx.needs_input_grad[0] else None
         rows = laid(b.to(x.dtype).view(rank, *weight.shape[1:]))
-        seen = F.conv_transpose2d(x, rows, stride=stride) if transposed else F.conv2d(x, rows, None, stride, padding)
+        seen = (F.conv_transpose2d if transposed else F.conv2d)(x, rows, None, stride, padding)
         da = torch.einsum("nohw,nrhw->or", dy, seen).to(a.dtype) * scale
         mixed = F.conv2d(dy, a.to(dy.dtype).t()[:, :, None, None])
         db = laid(gradients(mixed, rows, False)).reshape(b.shape).to(b.dtype) * scale

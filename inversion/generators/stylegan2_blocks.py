@@ -117,7 +117,7 @@ class SynthesisLayer(nn.Module):
         """
         x = modulated_conv(x, self.weight, self.affine(w), demodulate=True, up=self.up, padded=padded)
         if self.up:
-            x = blur(x if padded else x[..., 1:-1, 1:-1], self.resample_filter, gain=4.0, padding=int(padded))
+            x = blur(x, self.resample_filter, gain=4.0, padding=int(padded))
         if noise is not None:
             x = x + (noise * self.noise_strength).to(x.dtype)
         x = F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], LRELU_SLOPE) * (SQRT2 * gain)
