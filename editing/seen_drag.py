@@ -33,9 +33,10 @@ LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what wou
 REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
 REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
 TOO_FAR = 1.35  # of the asked moves: beyond, a nearer target is tried
-STRETCHES = (0.55, 0.65, 0.75, 0.85, 0.92, 1.08, 1.15, 1.25, 1.35, 1.5)
-"""Of the latent's straight way from the start to where an attempt ended, looked at where none arrived: detectors answer
-in jumps, and a picture a little before or beyond may show what other targets did not, at the price of one picture."""
+STRETCHES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+"""Of the latent's straight way from the start to where an attempt ended, looked at where none arrived: a picture before
+or beyond may show what other targets did not, at the price of one picture. Detectors answer in jumps, so a picture must
+show the moves and those beside it, in the mean, too."""
 STRETCH_STEPS = 8  # of the film from an attempt's end to there
 ENDING_ROUNDS = 16  # of least-squares steps after the last drag
 ENDING_HOLDS = (4.0, 2.0)
@@ -109,11 +110,11 @@ def drag_until_seen(
         """The nearest arrived and recognised state on the straight ways to where attempts ended; None without one."""
         found: list[tuple[float, int, Tensor]] = []
         for number, made in enumerate(attempts):
-            for share in STRETCHES:
-                there = w + share * (made.edited.w - w)
-                shown = seen_of(locator.locate(_picture(generator, there, noise)))
-                if ARRIVED <= shown <= TOO_FAR:
-                    found.append((float((there - w).norm()), number, there))
+            way = [w + share * (made.edited.w - w) for share in STRETCHES]
+            shown = [seen_of(locator.locate(_picture(generator, there, noise))) for there in way]
+            for i in range(1, len(way) - 1):
+                if all(ARRIVED <= share <= TOO_FAR for share in (shown[i], float(np.mean(shown[i - 1 : i + 2])))):
+                    found.append((float((way[i] - w).norm()), number, way[i]))
         for _, number, there in sorted(found, key=lambda item: item[:2]):
             if locator.recognises(_picture(generator, there, noise)):
                 way = _straight(generator, attempts[number].edited, there, noise, locator)

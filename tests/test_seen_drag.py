@@ -189,7 +189,7 @@ class Grey:
 
 
 @pytest.mark.parametrize(
-    ("shown", "known", "every", "ends_at"), [(0.7, 4.0, 2, 0.875), (1.6, 4.0, 0, 0.88), (1.9, 1.5, 1, 1.045)]
+    ("shown", "known", "every", "ends_at"), [(0.7, 4.0, 2, 0.91), (1.6, 4.0, 0, 0.96), (1.9, 1.5, 1, 1.14)]
 )
 def test_a_picture_before_or_beyond_an_attempt_may_show_the_moves(
     monkeypatch: pytest.MonkeyPatch, shown: float, known: float, every: int, ends_at: float
