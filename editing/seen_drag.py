@@ -110,11 +110,11 @@ def drag_until_seen(
         """The nearest arrived and recognised state on the straight ways to where attempts ended; None without one."""
         found: list[tuple[float, int, Tensor]] = []
         for number, made in enumerate(attempts):
-            way = [w + share * (made.edited.w - w) for share in STRETCHES]
-            shown = [seen_of(locator.locate(_picture(generator, there, noise))) for there in way]
-            for i in range(1, len(way) - 1):
+            places = [w + share * (made.edited.w - w) for share in STRETCHES]
+            shown = [seen_of(locator.locate(_picture(generator, there, noise))) for there in places]
+            for i in range(1, len(places) - 1):
                 if all(ARRIVED <= share <= TOO_FAR for share in (shown[i], float(np.mean(shown[i - 1 : i + 2])))):
-                    found.append((float((way[i] - w).norm()), number, way[i]))
+                    found.append((float((places[i] - w).norm()), number, places[i]))
         for _, number, there in sorted(found, key=lambda item: item[:2]):
             if locator.recognises(_picture(generator, there, noise)):
                 way = _straight(generator, attempts[number].edited, there, noise, locator)
