@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from editing.drag_losses import total_loss
-from editing.drag_task import DragSettings, DragTask, Person, distance_px, latent, maps_of, prepare
+from editing.drag_task import (
+    FEW_LR,
+    DragSettings,
+    DragTask,
+    Person,
+    are_few,
+    distance_px,
+    latent,
+    maps_of,
+    prepare,
+)
 from editing.following import Trail, follow, set_out
 from editing.points import Drag, PointsLike
 from editing.squares import Seen, look, near
@@ -234,7 +244,8 @@ def adam(
     first = beta1 * moments[0] + (1 - beta1) * gradient
     second = beta2 * moments[1] + (1 - beta2) * gradient.square()
     move = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + ADAM_EPS)
-    return code.detach() - task.settings.lr * move, (first, second)
+    lr = task.settings.lr * (FEW_LR if are_few(task.settings, len(task.handles)) else 1.0)
+    return code.detach() - lr * move, (first, second)
 
 
 def render_features(task: DragTask, code: Tensor, points: Tensor, step: int) -> tuple[Levels | Seen, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from editing.drag_task import CROWD, CROWD_HOLD, MAX_STEP_PX, DragTask, latent
+from editing.drag_task import CROWD, CROWD_HOLD, FEW_HOLD, MAX_STEP_PX, DragTask, are_few, latent
 from editing.following import Trail
 from editing.squares import SPOT_SHARE, Seen, mask_loss, near, size_of
 from editing.trackers import FeatureMap, Levels, sample
@@ -40,7 +40,7 @@ def total_loss(
     loss = (
         loss
         + PULL_WEIGHT * settings.pull_weight * code.square().mean()
-        + settings.mask_weight * (CROWD_HOLD if crowded(task) else 1.0) * kept_loss(task, features)
+        + settings.mask_weight * hold_factor(task) * kept_loss(task, features)
     )
     if task.person is not None:
         image = task.generator.synthesize(latent(task, code), "const", task.noise)
@@ -56,6 +56,13 @@ def original_share(task: DragTask, trail: Trail) -> Tensor:
     if chosen == "auto":
         chosen = "both" if crowded(task) else "original"
     return torch.full_like(trail.doubt, ORIGINAL_SHARE[chosen])
+
+
+def hold_factor(task: DragTask) -> float:
+    """How much more firmly than by its weight the mask is held: many points would overrule it, and few bind little."""
+    if crowded(task):
+        return CROWD_HOLD
+    return FEW_HOLD if are_few(task.settings, len(task.handles)) else 1.0
 
 
 def crowded(task: DragTask) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from editing.drag import DragStep, Edited, StopReason, to_frame
-from editing.drag_task import PAPER_SIZE_PX, check_start, keep_mask, pick_resolution, pick_stop
+from editing.drag_task import PAPER_R1_PX, PAPER_SIZE_PX, check_start, keep_mask, pick_resolution, pick_stop
 from editing.points import PointsLike, check_pairs
 from editing.trackers import disc_offsets, sample, search
 from inversion.generators.packed import packed_convolutions
@@ -27,13 +27,13 @@ WHOLE_PX = 0.71  # half a pixel's diagonal: as near as a search in whole pixels 
 
 @dataclass(frozen=True, slots=True)
 class PublishedSettings:
-    """The paper's numbers: `lr` of Adam in W, radii in pixels of a 512 px picture, the block's height (0: the sixth),
-    moved W+ layers (0: six), and `stop_px` in crop pixels (0: 1 px of 512, twice that for more than five points, but no
-    less than whole pixels can promise)."""
+    """The paper's numbers: `lr` of Adam in W, radii in pixels of a 512 px picture (r1_px 0: 3), the block's height
+    (0: the sixth), moved W+ layers (0: six), and `stop_px` in crop pixels (0: 1 px of 512, twice that for more than
+    five points, but no less than whole pixels can promise)."""
 
     steps: int = 300
     lr: float = 2e-3
-    r1_px: float = 3.0
+    r1_px: float = PAPER_R1_PX
     r2_px: float = 12.0
     mask_weight: float = 20.0
     feature_resolution: int = 0
@@ -151,7 +151,7 @@ def _prepare(
         layers=min(settings.w_layers or LAYERS, generator.num_ws),
         at=pick_resolution(generator, settings.feature_resolution),
         targets=torch.as_tensor(goal).to(w),
-        patch=disc_offsets(settings.r1_px * size / PAPER_SIZE_PX, w),
+        patch=disc_offsets((settings.r1_px or PAPER_R1_PX) * size / PAPER_SIZE_PX, w),
         keep=keep_mask(mask_crop, size, size, settings.mask_weight, w),
         mask_weight=settings.mask_weight,
     )

@@ -8,7 +8,7 @@ same start and asks for as much more. What drags of features cannot get is left 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,21 +18,30 @@ from torch import Tensor
 from data.errors import UsageError
 from editing.drag import DragSettings, DragStep, Edited, StopReason, drag, to_frame
 from editing.drag_task import Person
-from editing.landmark_drag import ARRIVED, FILM_STEPS, LandmarkSettings, Locator, drag_landmarks
+from editing.landmark_drag import ARRIVED, FILM_STEPS, LandmarkSettings, Locator, Picture, drag_landmarks
 from editing.points import Points, PointsLike, points_array
 from inversion.generators.protocol import Generator, NoiseMaps
 
 HOLDS = (2.0, 2.0, 1.0, 1.0, 0.5)
 """Of each attempt, times the mask's weight of other drags: targets that are set farther smudge what lies round them
 where it is not held, and where it is held too firmly some moves are not to be had."""
+BETWEEN_HOLD = 1.0
+"""Of one more attempt, between two of which the farther showed less: what is pulled too far is lost on the way."""
 STOP = 0.0012  # of the crop's side, from its target: the detector judges, so the features go as near as they can
 AIM = 0.97  # of the asked moves: what the next drag is set to show
 LEAST_SEEN = 0.3  # of them: a share that is smaller tells little about what would show all
 REACH_MOST = 3.0  # times the asked moves: farther targets tear the picture
 REACH_LOST = 0.7  # factor of the reach after a picture that is not recognised
 TOO_FAR = 1.35  # of the asked moves: beyond, a nearer target is tried
+STRETCHES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+"""Of the latent's straight way from the start to where an attempt ended, looked at where none arrived: a picture before
+or beyond may show what other targets did not, at the price of one picture. Detectors answer in jumps, so a picture must
+show the moves and those beside it, in the mean, too."""
+STRETCH_STEPS = 8  # of the film from an attempt's end to there
 ENDING_ROUNDS = 16  # of least-squares steps after the last drag
-ENDING_HOLD = 4.0  # times their usual hold: at twice it, a mouth that closed took the colour out of its photo
+ENDING_HOLDS = (4.0, 2.0)
+"""Times their usual hold, the second where the first did not arrive: at once at twice it, a mouth that closed took the
+colour out of its photo."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -80,38 +89,71 @@ def drag_until_seen(
     moves = points_array(moves_crop, "moves")
     if first.shape != moves.shape:
         raise UsageError(f"{len(moves)} moves were given for {len(first)} points that are found.")
-    total = len(HOLDS) * settings.steps + ENDING_ROUNDS
+    total = (len(HOLDS) + 1) * settings.steps + len(ENDING_HOLDS) * ENDING_ROUNDS
+
+    def seen_of(points: Points) -> float:
+        return float(((points - first) * moves).sum() / max(float((moves**2).sum()), 1e-12))
 
     def judged(edited: Edited, reach: float) -> Attempt:
         picture = to_frame(edited.image)
         points = locator.locate(picture)
-        seen = float(((points - first) * moves).sum() / max(float((moves**2).sum()), 1e-12))
-        return Attempt(edited, reach, points, seen, locator.recognises(picture))
+        return Attempt(edited, reach, points, seen_of(points), locator.recognises(picture))
 
-    def attempt(reach: float, number: int) -> Attempt:
+    def attempt(reach: float, number: int, hold: float) -> Attempt:
         # Chins and ears may lie at the crop's rim, and targets that are set farther beyond it.
         start, to = (np.clip(points, 0, generator.resolution - 1) for points in (first, first + reach * moves))
         told = _counted(on_step, number * settings.steps, total)
-        held = replace(settings, mask_weight=HOLDS[number] * settings.mask_weight)
+        held = replace(settings, mask_weight=hold * settings.mask_weight)
         return judged(drag(generator, w, noise, start, to, mask_crop, held, told, should_stop, person), reach)
 
-    best = last = attempt(0.0, 0)
+    def along(attempts: Sequence[Attempt]) -> Attempt | None:
+        """The nearest arrived and recognised state on the straight ways to where attempts ended; None without one."""
+        found: list[tuple[float, int, Tensor]] = []
+        for number, made in enumerate(attempts):
+            places = [w + share * (made.edited.w - w) for share in STRETCHES]
+            shown = [seen_of(locator.locate(_picture(generator, there, noise))) for there in places]
+            for i in range(1, len(places) - 1):
+                if all(ARRIVED <= share <= TOO_FAR for share in (shown[i], float(np.mean(shown[i - 1 : i + 2])))):
+                    found.append((float((places[i] - w).norm()), number, places[i]))
+        for _, number, there in sorted(found, key=lambda item: item[:2]):
+            if locator.recognises(_picture(generator, there, noise)):
+                way = _straight(generator, attempts[number].edited, there, noise, locator)
+                return judged(joined(attempts[number].edited, way, settings.frame_every), attempts[number].reach)
+        return None
+
+    best = last = attempt(0.0, 0, HOLDS[0])
+    tried: list[Attempt] = []
     reach, made = 1.0, 0
     for number, hold in enumerate(HOLDS if moves.any() else ()):
         if best.arrived or last.edited.stop_reason == "stopped":
             break
         if number and reach == last.reach and hold == HOLDS[number - 1]:
             continue  # the same drag again
-        last, made = attempt(reach, number), made + 1
+        last, made = attempt(reach, number, hold), made + 1
+        tried.append(last)
         best = _nearer(best, last)
         reach = next_reach(last)
-    if moves.any() and not best.arrived and last.edited.stop_reason != "stopped":
-        rest, told = first + moves - best.points, _counted(on_step, len(HOLDS) * settings.steps, total)
-        ending, start = _ending(settings), best.edited.w
+    farther = min((other.reach for other in tried if other.reach > best.reach > 0.0), default=None)
+    if farther is not None and not best.arrived and last.edited.stop_reason != "stopped":
+        last, made = attempt((best.reach * farther) ** 0.5, len(HOLDS), BETWEEN_HOLD), made + 1
+        tried.append(last)
+        best = _nearer(best, last)
+    for number, hold in enumerate(ENDING_HOLDS if moves.any() else ()):
+        if last.edited.stop_reason == "stopped" or best.arrived:
+            break
+        found = along(tried)
+        if found is not None:
+            best = found
+            break
+        rest = first + moves - best.points
+        told = _counted(on_step, (len(HOLDS) + 1) * settings.steps + number * ENDING_ROUNDS, total)
+        ending, start = _ending(settings, hold), best.edited.w
         moved = drag_landmarks(generator, start, noise, locator, rest, mask_crop, ending, told, should_stop)
         ended = judged(joined(best.edited, moved, settings.frame_every), best.reach)
-        best = _nearer(best, ended)
+        best, tried = _nearer(best, ended), [ended]
         last = ended if moved.stop_reason == "stopped" else last
+    if moves.any() and not best.arrived and last.edited.stop_reason != "stopped":
+        best = along(tried) or best
     return _result(best, last, first, moves, made)
 
 
@@ -120,12 +162,30 @@ def _nearer(best: Attempt, other: Attempt) -> Attempt:
     return other if other.known and abs(1.0 - other.seen) < abs(1.0 - best.seen) else best
 
 
-def _ending(settings: DragSettings) -> LandmarkSettings:
+def _picture(generator: Generator, w: Tensor, noise: NoiseMaps | None) -> Picture:
+    """The picture [R, R, 3] of a latent [1, L, D]."""
+    with torch.no_grad():
+        return to_frame(generator.synthesize(w, "const", noise))
+
+
+def _straight(generator: Generator, first: Edited, to: Tensor, noise: NoiseMaps | None, locator: Locator) -> Edited:
+    """The straight way from where a drag ended to a latent [1, L, D], with a picture of every step if it has some."""
+    steps = STRETCH_STEPS if first.frames else 1
+    shares = [number / steps for number in range(steps + 1)]
+    pictures = [_picture(generator, torch.lerp(first.w, to, share), noise) for share in shares]
+    with torch.no_grad():
+        image = generator.synthesize(to, "const", noise)
+    tracks = torch.from_numpy(np.stack([locator.locate(picture) for picture in pictures])).float()
+    frames = pictures if first.frames else []
+    return Edited(to, image, tracks, "arrived", steps, frames, {"best_step": float(steps)})
+
+
+def _ending(settings: DragSettings, hold: float) -> LandmarkSettings:
     """How the steps in W after the drags are made; with every picture of their way when some are wanted."""
     every = settings.frame_every
     return LandmarkSettings(
         rounds=ENDING_ROUNDS,
-        hold_weight=ENDING_HOLD * settings.mask_weight,
+        hold_weight=hold * settings.mask_weight,
         pull_weight=settings.pull_weight,
         w_layers=settings.w_layers,
         frame_every=1 if 0 < every < FILM_STEPS else every,

@@ -259,7 +259,7 @@ def test_drag_moves_a_part_where_it_was_asked(parts: Parts, start_w: Tensor, mov
     target = torch.tensor([CENTRES[0]]) + torch.tensor(move)
     edited = drag(parts, start_w, None, [CENTRES[0]], target, settings=QUICK)
     assert edited.stop_reason == "arrived"
-    assert (parts.centres(edited.w)[0] - target[0]).norm() < 0.6
+    assert (parts.centres(edited.w)[0] - target[0]).norm() < 0.8
     assert edited.metrics["distance_before_px"] == pytest.approx(math.hypot(*move), abs=1e-4)
 
 
@@ -310,7 +310,7 @@ def test_mask_keeps_pixels_of_a_stylegan() -> None:
             [[16.0, 30.0]],
             [[20.0, 27.0]],
             mask_crop,
-            DragSettings(steps=20, lr=0.01, frame_every=0, mask_weight=9),
+            DragSettings(steps=20, lr=0.01, frame_every=0, mask_weight=1, r1_px=3.0),
         )
         return float((edited.image[..., 40:] - before).abs().mean())
 
@@ -414,7 +414,7 @@ def test_pull_keeps_the_latent_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
     w = random_w(generator)
 
     def moved(pull: float) -> float:
-        settings = DragSettings(steps=15, pull_weight=pull, stop_px=0.01, frame_every=0)
+        settings = DragSettings(steps=15, pull_weight=pull, stop_px=0.01, frame_every=0, r1_px=3.0)
         session = DragSession(generator, w, settings=settings)
         session.start([[20.0, 30.0]], [[29.0, 33.0]])
         for _ in range(15):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -96,10 +98,10 @@ def test_spots_and_the_coarse_map_estimate_the_mask_term(generator: StyleGAN2, m
 def test_a_mask_holds_what_lies_outside_it(generator: StyleGAN2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drag_squares, "WORTHWHILE", 1e9)
     w = start_w(generator)
-    before = generator.synthesize(w)[..., 80:]
+    before, held = generator.synthesize(w)[..., 80:], replace(SETTINGS, r1_px=3.0, mask_weight=0.3)
 
     def change(mask: torch.Tensor | None) -> float:
-        edited = drag(generator, w, None, HANDLES[:1], TARGETS[:1], mask, SETTINGS)
+        edited = drag(generator, w, None, HANDLES[:1], TARGETS[:1], mask, held)
         return float((edited.image[..., 80:] - before).abs().mean())
 
     assert change(outside_mask()) < 0.8 * change(None)

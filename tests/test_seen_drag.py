@@ -14,7 +14,7 @@ from editing import seen_drag
 from editing.drag import DragSettings, DragStep, Edited, StopReason
 from editing.landmark_drag import ARRIVED, LandmarkSettings, Picture
 from editing.points import Points
-from editing.seen_drag import ENDING_HOLD, ENDING_ROUNDS, HOLDS, REACH_MOST, drag_until_seen, joined
+from editing.seen_drag import ENDING_HOLDS, ENDING_ROUNDS, HOLDS, REACH_MOST, drag_until_seen, joined
 from inversion.generators.stylegan2 import StyleGAN2
 from pipeline.outputs import frame_steps
 from tests.tiny import tiny_generator
@@ -23,7 +23,7 @@ FIRST = np.array([[8.0, 8.0], [16.0, 8.0]])
 MOVES = np.array([[2.0, 0.0], [0.0, 0.0]])
 DOWN = np.array([[0.0, 2.0], [0.0, 0.0]])
 SHOWN_MOST = 4.0
-TOTAL = 10 * len(HOLDS) + ENDING_ROUNDS
+TOTAL = 10 * (len(HOLDS) + 1) + len(ENDING_HOLDS) * ENDING_ROUNDS
 
 
 class Levels:
@@ -152,7 +152,68 @@ def test_what_drags_leave_is_left_to_firmly_held_steps(
     assert torch.equal(edited.w, w + 1.0)
     ((rest, settings),) = heard
     assert rest == pytest.approx(0.4 * MOVES, abs=0.05)
-    assert (settings.hold_weight, settings.rounds) == (0.5 * ENDING_HOLD, ENDING_ROUNDS)
+    assert (settings.hold_weight, settings.rounds) == (0.5 * ENDING_HOLDS[0], ENDING_ROUNDS)
+
+
+def test_a_second_ending_holds_less_firmly(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drags_that_show(monkeypatch, lambda reach: 0.1 * reach)
+    heard = list[tuple[Points, LandmarkSettings]]()
+    monkeypatch.setattr(seen_drag, "drag_landmarks", endings(0.3, heard))
+    edited = drag_until_seen(generator, w, None, locator, MOVES)
+    assert edited.stop_reason == "arrived"
+    assert [settings.hold_weight for _, settings in heard] == list(ENDING_HOLDS)
+    assert [float(rest[0, 0] / MOVES[0, 0]) for rest, _ in heard] == pytest.approx([0.7, 0.4], abs=0.05)
+
+
+def test_between_a_near_and_a_far_attempt_that_showed_less_another_is_made(
+    generator: StyleGAN2, w: Tensor, locator: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = drags_that_show(monkeypatch, lambda reach: 0.3 * reach if reach < 2.0 else 0.1)
+    monkeypatch.setattr(seen_drag, "drag_landmarks", endings(0.0, []))
+    edited = drag_until_seen(generator, w, None, locator, MOVES)
+    assert asked[:2] == [1.0, REACH_MOST]
+    assert asked[-1] == pytest.approx(REACH_MOST**0.5)
+    assert edited.metrics["reach"] == pytest.approx(asked[-1])
+    assert edited.metrics["attempts"] == len(asked)
+
+
+class Grey:
+    """Draws the mean of a latent as grey, which `Levels` reads as the share of the moves."""
+
+    resolution = 32
+
+    def synthesize(self, ws: Tensor, *_: object) -> Tensor:
+        return torch.full((1, 3, 32, 32), min(float(ws.mean()), SHOWN_MOST) / SHOWN_MOST * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("shown", "known", "every", "ends_at"), [(0.7, 4.0, 2, 0.91), (1.6, 4.0, 0, 0.96), (1.9, 1.5, 1, 1.14)]
+)
+def test_a_picture_before_or_beyond_an_attempt_may_show_the_moves(
+    monkeypatch: pytest.MonkeyPatch, shown: float, known: float, every: int, ends_at: float
+) -> None:
+    """Of all on the straight ways that show the moves the nearest to the start, even of a drag that lost the face."""
+    grey, start, heard = Grey(), torch.zeros(1, 1, 4), list[tuple[Points, LandmarkSettings]]()
+
+    def drag(_grey: Grey, w: Tensor, _noise: None, handles: Points, targets: Points, *_: object) -> Edited:
+        there = w + shown * float((targets != handles).any())
+        picture = seen_drag.to_frame(grey.synthesize(there))
+        frames = [picture] * (1 + 1 // every) + [picture] if every else []
+        return Edited(there, grey.synthesize(there), torch.zeros(2, 2, 2), "stalled", 1, frames, {"best_step": 1.0})
+
+    monkeypatch.setattr(seen_drag, "drag", drag)
+    monkeypatch.setattr(seen_drag, "drag_landmarks", endings(0.0, heard))
+    finder = Levels(seen_drag.to_frame(grey.synthesize(start)), known)
+    settings = DragSettings(frame_every=every)
+    edited = drag_until_seen(grey, start, None, finder, MOVES, None, settings)  # type: ignore[arg-type]
+    assert (edited.stop_reason, heard) == ("arrived", [])
+    assert edited.w == pytest.approx(torch.full((1, 1, 4), ends_at), abs=0.001)
+    assert edited.metrics["seen"] == pytest.approx(ends_at, abs=0.02)
+    assert torch.equal(edited.image, grey.synthesize(edited.w))
+    assert len(edited.tracks) == edited.steps + 1 == edited.metrics["best_step"] + 1
+    assert len(edited.frames) == (len(range(0, edited.steps + 1, every)) + 1 if every else 0)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7])
