@@ -234,27 +234,26 @@ def on_the_screen(url: str, photo: Path, rounds: int) -> dict[str, float]:
 
 
 WATCHED = """
-async (strength) => {
-  const body = document.body;
-  const count = () => Number(body.dataset.frames || 0);
+(strength) => new Promise((resolve) => {
+  const data = document.body.dataset;
   const slider = document.getElementById("strength");
   slider.value = strength;
   slider.dispatchEvent(new Event("input", { bubbles: true }));
-  const at = Number(body.dataset.at || 0);
+  const at = Number(data.at || 0);
+  const shown = [];
+  let running = false;
   const began = performance.now();
+  const observer = new MutationObserver(() => {
+    running ||= data.phase === "dragging";
+    if (running && Number(data.frames) > shown.length) shown.push(performance.now());
+    if (data.phase !== "ready" || Number(data.at) <= at) return;
+    observer.disconnect();
+    const rate = (1000 * (shown.length - 1)) / (shown[shown.length - 1] - shown[0]);
+    resolve({ first: (shown[0] - began) / 1000, rate });
+  });
+  observer.observe(document.body, { attributes: true });
   document.querySelector("[data-preset=smile]").click();
-  let first = null, last = null, seen = 0;
-  while (!(body.dataset.phase === "ready" && Number(body.dataset.at) > at)) {
-    await new Promise(requestAnimationFrame);
-    const running = body.dataset.phase === "dragging";
-    if (running && count() > seen) {
-      seen = count();
-      last = performance.now();
-      first ??= { when: last, seen };
-    }
-  }
-  return { first: (first.when - began) / 1000, rate: (seen - first.seen) / ((last - first.when) / 1000) };
-}
+})
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -119,10 +119,17 @@ class Sitting:
         """The edit that settings ask for, as it is told; its points are in photo pixels."""
         return told_of(config, range(len(config.points)), self.crop.alignment)
 
-    def edit(self, before: Sequence[EditStep], told: Told, console: EditConsole) -> tuple[Told, Stored[Dragged]] | None:
+    def edit(
+        self,
+        before: Sequence[EditStep],
+        told: Told,
+        console: EditConsole,
+        on_made: Callable[[], None] = lambda: None,
+    ) -> tuple[Told, Stored[Dragged]] | None:
         """One more edit behind those of before: what is told of it in the end, and its output, which is stored.
 
-        One that is ended by hand is told with the steps that it had; None when it had none.
+        on_made is called when the edit is made and only its storing, with the video, is left. One that is ended by hand
+        is told with the steps that it had; None when it had none.
         """
         step, began = self._stage.again(told), time.monotonic()
         key, store = self._stage.key([*before, step]), self._engine.store
@@ -138,6 +145,7 @@ class Sitting:
             step = self._stage.again(told)
             dragged = replace(dragged, told=(*dragged.told[:-1], told))
             key = self._stage.key([*before, step])
+        on_made()
         with run_lock(store.root):
             inputs, seconds = self._stage.inputs([*before, step]), time.monotonic() - began
             self._engine.put(EDIT, key, inputs, dragged, seconds, False)

@@ -51,7 +51,7 @@ from pipeline.outputs import VIDEO, Aligned, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8
 from pipeline.posing import pose_towards
 from pipeline.progress import Console, checkpointed_steps, stoppable_steps
-from pipeline.video import read_video
+from pipeline.video import read_video, thinned
 
 if TYPE_CHECKING:
     from pipeline.models import LoadedGenerator
@@ -360,7 +360,7 @@ def edit_in_a_row(
         name = title if len(steps) == 1 else f"{title} {number}/{len(steps)}"
         here = (made[-1].edited.w.to(w), made[-1].edited.image) if made else (w, start)
         made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
-        before += made[-1].film() if number < len(steps) else []
+        before = thinned([*before, *made[-1].film()]) if number < len(steps) else thinned(before)
     told = tuple(step.told for step in steps)
     return replace(made[-1], start=start, mask=greatest_mask(steps), told=told, before=before)
 

@@ -13,6 +13,8 @@ import numpy as np
 from data.errors import PhotodragError
 
 MIN_SIDE_PX = 256
+MOST_BEFORE = 120
+"""Frames of what was before the last edit of a row: with all of them, each further edit would take longer to store."""
 # VP9 first: every Chromium, Firefox and recent Safari plays it inside MP4, and the FFmpeg inside OpenCV's wheels can
 # write it; H.264 needs a system encoder; MPEG-4 part 2 is the last resort, for desktop players only.
 CODECS = ("vp09", "avc1", "mp4v")
@@ -78,6 +80,13 @@ def read_video(path: Path) -> list[np.ndarray]:
     finally:
         capture.release()
     return frames
+
+
+def thinned(frames: list[np.ndarray], most: int = MOST_BEFORE) -> list[np.ndarray]:
+    """At most so many frames of a film, evenly spread, its first and last among them."""
+    if len(frames) <= most:
+        return frames
+    return [frames[number] for number in np.linspace(0, len(frames) - 1, most).round().astype(int)]
 
 
 def drag_frames(

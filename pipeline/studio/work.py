@@ -143,7 +143,7 @@ class Work:
                 progress_to=Progress(lambda told: self.audience.progress(session, told), session.say),
                 stepping=lambda: job.paused,
             )
-            made = sitting.edit(before, told, StudioConsole(job, live))
+            made = sitting.edit(before, told, StudioConsole(job, live), lambda: self._storing(session))
             if made is None or job.given_up:
                 session.say("Nothing was changed.")
                 break
@@ -151,6 +151,10 @@ class Work:
             if job.ending:
                 break
         self.look(session)
+
+    def _storing(self, session: Session) -> None:
+        """The edit is made; what is left are its video and the photo's picture."""
+        self.audience.progress(session, {"stage": "blend", "step": 0, "total": 1, "seconds_left": None})
 
     def _keep(self, session: Session, sitting: Sitting, made: Made, at: int) -> None:
         entry = edit_entry(made, sitting)

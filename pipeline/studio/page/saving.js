@@ -52,10 +52,8 @@ export function createSaving(store, actions) {
     const saving = server?.phase === "saving";
     enable(byId("save-now"), server?.phase === "ready");
     setText(byId("saving"), saving ? "Blending into the full photo…" : "");
-    if (before.server?.saved === server?.saved) return;
-    const list = byId("saved");
     const files = server?.saved ?? [];
-    if (list.children.length !== files.length || before.server?.session !== server?.session) list.replaceChildren(...newestFirst(files).map(file));
+    if (JSON.stringify(before.server?.saved ?? []) !== JSON.stringify(files)) byId("saved").replaceChildren(...files.map(file));
   });
   return { open };
 }
