@@ -5,12 +5,6 @@ import { byId, enable, make, setText, show } from "./dom.js";
 const FORMATS = { keep: "As the photo", jpeg: "JPEG", png: "PNG", tiff: "TIFF", webp: "WebP" };
 const KINDS = { photo: "Photo", recipe: "Recipe", video: "Video", edits: "Edits", session: "Session" };
 
-/** The files of the last saving first; each begins with its photo. */
-export function newestFirst(files) {
-  const starts = files.flatMap(({ kind }, index) => (kind === "photo" || index === 0 ? [index] : []));
-  return starts.map((start, at) => files.slice(start, starts[at + 1])).reverse().flat();
-}
-
 /** Wires the dialog; returns open(). */
 export function createSaving(store, actions) {
   const dialog = byId("save-dialog");
