@@ -25,9 +25,9 @@ from playwright.sync_api import expect, sync_playwright
 from benchmarks.studio import SAMPLE, studio
 
 SIZE = {"width": 1200, "height": 750}
-FILM_WIDTH = 720
-FRAME_S = 0.2
-COLOURS = 160
+FILM_WIDTH = 640
+FRAME_S = 0.25
+COLOURS = 96
 JPEG_QUALITY = 85
 PREPARING_MS = 180_000
 

@@ -61,7 +61,9 @@ export function createMask(photo, changed) {
       if (first) return shadeAgain();
       const x = Math.floor(Math.min(from[0], to[0]) - wide - 2);
       const y = Math.floor(Math.min(from[1], to[1]) - wide - 2);
-      return shadeAgain(x, y, Math.abs(from[0] - to[0]) + 2 * wide + 5, Math.abs(from[1] - to[1]) + 2 * wide + 5);
+      // Whole pixels: an edge within one would be dimmed twice.
+      const reach = (first, second) => Math.ceil(Math.abs(first - second) + 2 * wide + 5);
+      return shadeAgain(x, y, reach(from[0], to[0]), reach(from[1], to[1]));
     },
     /** What may change and what stays change places. */
     invert() {
