@@ -23,6 +23,7 @@ from pipeline.studio import messages as ask
 from pipeline.studio.desk import Desk
 from pipeline.studio.record import Records
 from pipeline.studio.uploads import Limits
+from pipeline.studio.work import MOST_SITTINGS
 from tests.runs import PHOTO, short_config
 from tests.watching_page import ListeningPage
 
@@ -422,3 +423,40 @@ def test_what_is_not_there_is_told(desk: Desk, page: ListeningPage) -> None:
         desk.region(session, "result", (600, 0, 700, 10), 1.0)
     desk.do(ask.Forget(session), page)
     assert desk.hello()["recent"] == []
+
+
+def test_memory_holds_the_last_sessions_only_and_the_others_come_back(desk: Desk, page: ListeningPage) -> None:
+    session = session_of(desk)
+    desk.do(ask.Drag(session, DRAG), page)
+    patch = page.rest(at=1)["patch"]
+    assert patch is not None
+    desk.leave(page)
+    for seed in range(MOST_SITTINGS):
+        other = ListeningPage()
+        desk.do(ask.Sample(seed), other)
+        other.rest()
+        desk.leave(other)
+    assert session not in desk._work._sittings and len(desk._work._sittings) == MOST_SITTINGS
+    assert desk.picture(patch["url"].rpartition("/")[2]) is None
+    again = ListeningPage()
+    desk.do(ask.Watch(session), again)
+    state = again.rest(at=1)
+    assert {name: state["patch"][name] for name in "xywh"} == {name: patch[name] for name in "xywh"}
+    assert picture_of(desk, state["patch"]["url"]).shape[2] == 4
+
+
+def test_small_pictures_keep_their_addresses_until_they_change(desk: Desk, page: ListeningPage) -> None:
+    first = desk.hello()["recent"][0]["thumb"]
+    assert desk.hello()["recent"][0]["thumb"] == first
+    desk.do(ask.Drag(session_of(desk), DRAG), page)
+    page.rest(at=1)
+    assert desk.hello()["recent"][0]["thumb"] != first
+
+
+def test_a_preset_on_a_generated_picture_ends_in_a_face_or_a_sentence(desk: Desk) -> None:
+    page = ListeningPage()
+    desk.do(ask.Sample(1), page)
+    session = page.rest()["session"]
+    desk.do(ask.Preset(session, "smile", 1.0), page)
+    state = page.until(lambda state: state["phase"] == "ready" and (state["failed"] or state["at"] == 1))
+    assert state["at"] == 1 or "face" in state["sentence"]

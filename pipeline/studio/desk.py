@@ -47,9 +47,10 @@ class Desk:
         self._gallery = Gallery()
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
+        self._thumbs: dict[str, tuple[int, str]] = {}
         self._audience = Audience(self._lock)
         self._tasks = Tasks(self._lock, self._audience, lambda: list(self._sessions.values()))
-        self._work = Work(config, self._lock, self._records, self._shelf, self._gallery, self._audience)
+        self._work = Work(config, self._lock, self._records, self._shelf, self._gallery, self._audience, self._dropped)
         self._orders = Orders(self._lock, self._tasks, self._work, self._records, self._gallery)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -86,7 +87,9 @@ class Desk:
             case ask.Shown():
                 pass
             case ask.Watch():
-                self._audience.watch(watcher, self._session(request.session))
+                session = self._session(request.session)
+                self._audience.watch(watcher, session)
+                self._orders.refresh(session)
             case ask.Open():
                 self._audience.watch(watcher, self._open(request))
             case ask.Sample():
@@ -208,6 +211,12 @@ class Desk:
             Record(new_id(), record.name, name, record.photo, faces=record.faces, face=record.face)
         )
 
+    def _dropped(self, name: str) -> None:
+        """The prepared face of a session has left the memory; its pictures do, too, unless a page shows them."""
+        session = self._sessions.get(name)
+        if session is not None and not self._audience.of(session):
+            self._work.let_go(session)
+
     def _forget(self, name: str) -> None:
         with self._lock:
             session = self._sessions.pop(name, None)
@@ -221,7 +230,17 @@ class Desk:
         self._work.hang_photo(session)
         self._orders.hang_mask(session)
 
+    def _thumb_url(self, name: str, thumb: Path) -> str:
+        """The address of a session's small picture: another one when it has changed."""
+        changed = thumb.stat().st_mtime_ns
+        known = self._thumbs.get(name)
+        if known is None or known[0] != changed:
+            if known is not None:
+                self._gallery.take_down(known[1])
+            self._thumbs[name] = changed, self._gallery.hang(lambda: (thumb.read_bytes(), "image/jpeg"))
+        return self._thumbs[name][1]
+
     def _recent(self, record: Record) -> dict[str, Any]:
         thumb = self._records.thumb(record.id)
-        url = self._gallery.hang(lambda: (thumb.read_bytes(), "image/jpeg")) if thumb.is_file() else None
+        url = self._thumb_url(record.id, thumb) if thumb.is_file() else None
         return {"session": record.id, "name": record.name, "thumb": url, "edits": record.at, "when": record.when}

@@ -32,16 +32,26 @@ class Gallery:
                 self._made.pop(self._makers.popitem(last=False)[0], None)
         return f"/pictures/{name}"
 
+    def take_down(self, address: str) -> None:
+        """Forget a picture, and what it holds in memory."""
+        name = address.rpartition("/")[2]
+        with self._lock:
+            self._makers.pop(name, None)
+            self._made.pop(name, None)
+
     def picture(self, name: str) -> Picture | None:
         """The picture of that name; None when there is none."""
         with self._lock:
             make = self._makers.get(name)
             made = self._made.get(name)
+            if make is not None:
+                self._makers.move_to_end(name)
         if make is None or made is not None:
             return made
         made = make()
         with self._lock:
-            self._made[name] = made
+            if name in self._makers:
+                self._made[name] = made
             while len(self._made) > 1 and sum(len(content) for content, _ in self._made.values()) > MOST_BYTES:
                 self._made.popitem(last=False)
         return made

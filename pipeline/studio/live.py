@@ -18,6 +18,8 @@ from pipeline.view import webp
 MOST_SHARE = 0.6
 """Of the time of a drag, for drawing what it looks like."""
 PROGRESS_EVERY_S = 0.1
+NOTHING = np.zeros((1, 1, 4), np.uint8)
+"""The picture of a step that changes nothing yet; its points and its number are told all the same."""
 
 
 @dataclass(eq=False)
@@ -73,23 +75,21 @@ class Live:
         self.steps += 1
         self.points = self.sitting.to_photo(step.points.double().numpy()).round(2).tolist()
         now = time.monotonic()
-        ready = [watcher for watcher in self.watchers() if watcher.ready]
-        if not ready or (now < self._free_at and not self.stepping()):
+        stepping = self.stepping()
+        ready = [watcher for watcher in self.watchers() if stepping or watcher.ready]
+        if not ready or (now < self._free_at and not stepping):
             return
         frame = self._frame(step, now)
-        if frame is not None:
-            for watcher in ready:
-                watcher.frame(frame)
+        for watcher in ready:
+            watcher.frame(frame)
         cost = time.monotonic() - now
         self._free_at = now + cost / MOST_SHARE
 
-    def _frame(self, step: DragStep, now: float) -> Frame | None:
+    def _frame(self, step: DragStep, now: float) -> Frame:
         assert step.draw is not None, "a drag's steps can be drawn"
         patch = self.sitting.live_patch(step.draw(), self.row)
-        if patch is None:
-            return None
-        x, y, width, height = patch.rect
-        content = webp(patch.rgba)
+        x, y, width, height = (-0.5, -0.5, 1.0, 1.0) if patch is None else patch.rect
+        content = webp(NOTHING if patch is None else patch.rgba)
         self.drawn += 1
         header = {
             "is": "frame",

@@ -22,7 +22,8 @@ WORDS = {
     "stopped": "Stopped by hand; the nearest that it came is kept.",
 }
 """What each stop reason says to a person."""
-MOST_PATCHES = 12
+MOST_PATCHES = 4
+"""Of each session: a patch of a large face is 30 MB."""
 EDITING = ("dragging", "paused")
 
 
@@ -97,11 +98,16 @@ class Session:
         """What a page shows as the last thing that happened."""
         self.sentence, self.failed = sentence, failed
 
-    def keep_patch(self, key: str, shown: Shown | None) -> None:
-        """Remember how a row of edits looks; None when it changes nothing."""
+    def keep_patch(self, key: str, shown: Shown | None) -> list[Shown]:
+        """Remember how a row of edits looks, None when it changes nothing; those that are forgotten for it."""
         self.patches[key] = shown
-        while len(self.patches) > MOST_PATCHES:
-            self.patches.popitem(last=False)
+        self.patches.move_to_end(key)
+        return self.drop_patches(MOST_PATCHES)
+
+    def drop_patches(self, most: int = 0) -> list[Shown]:
+        """Keep at most so many, the last ones; the others."""
+        dropped = [self.patches.popitem(last=False)[1] for _ in range(len(self.patches) - most)]
+        return [shown for shown in dropped if shown is not None]
 
     def state(self) -> dict[str, Any]:
         """All of it as JSON, as a page is told."""

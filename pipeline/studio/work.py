@@ -49,7 +49,10 @@ Asked = Callable[[Sitting], list[Told]]
 
 @dataclass(eq=False)
 class Work:
-    """The bodies of jobs, and what they share."""
+    """The bodies of jobs, and what they share.
+
+    on_dropped: is told the session whose prepared face made room for another's.
+    """
 
     config: RunConfig
     lock: threading.RLock
@@ -57,6 +60,7 @@ class Work:
     shelf: Shelf
     gallery: Gallery
     audience: Audience
+    on_dropped: Callable[[str], None]
     models: Models = field(default_factory=Models)
     _sittings: OrderedDict[str, Sitting] = field(default_factory=OrderedDict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -214,8 +218,18 @@ class Work:
             for path in (self.records.thumb(session.record.id, key), self.records.thumb(session.record.id)):
                 write_bytes(path, thumbnail(small))
         with self.lock:
-            session.keep_patch(key, shown)
+            self._take_down(session.keep_patch(key, shown))
             self._hang_thumb(session, sitting, key)
+
+    def _take_down(self, patches: Sequence[Shown]) -> None:
+        for shown in patches:
+            self.gallery.take_down(shown.url)
+
+    def let_go(self, session: Session) -> None:
+        """Free the memory of a session that no page watches; what is on the disk stays."""
+        with self.lock:
+            self._sittings.pop(session.record.id, None)
+            self._take_down(session.drop_patches())
 
     def save(self, session: Session, job: Job, request: Save) -> None:
         """Blend the edits into the photo and offer what comes of it."""
@@ -248,7 +262,7 @@ class Work:
         with self.lock:
             self._sittings[record.id] = sitting
             while len(self._sittings) > MOST_SITTINGS:
-                self._sittings.popitem(last=False)
+                self.on_dropped(self._sittings.popitem(last=False)[0])
         return sitting
 
 
