@@ -43,7 +43,7 @@ def prepared(generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(generator: Path, out: Path, **changes: Any) -> Any:
-    edit = EditConfig(steps=8, lr=0.05, stop_px=0.001)
+    edit = EditConfig(steps=8, lr=0.05, stop_px=0.001, r1_px=3.0, mask_weight=0.1)
     return short_config(generator, out, photo=None, edit=edit, **changes)
 
 
@@ -145,7 +145,7 @@ def test_the_saved_photo_is_the_command_lines_to_the_bit(
     assert files["photo"].name == "astronaut_edited.png"
     assert files["recipe"].is_file() and files["video"].is_file()
     config = short_config(generator, tmp_path / "cli")
-    edit = EditConfig(steps=8, lr=0.05, stop_px=0.001, replay=str(files["edits"]))
+    edit = EditConfig(steps=8, lr=0.05, stop_px=0.001, r1_px=3.0, mask_weight=0.1, replay=str(files["edits"]))
     (result, *_) = run(short_config(generator, tmp_path / "cli", edit=edit)).results
     assert config.photo == str(PHOTO)
     assert np.array_equal(read_photo(result).pixels, read_photo(files["photo"]).pixels)
@@ -228,6 +228,22 @@ def test_a_held_edit_waits_steps_and_goes_on(desk: Desk, page: ListeningPage) ->
     page.until_frames(1)
     desk.do(ask.Go(session), page)
     assert page.rest(at=1)["edits"][0]["steps"] == 8
+
+
+def test_what_is_steered_is_the_edit_even_before_it_has_begun(generator: Path, out: Path) -> None:
+    """Pictures of a session that was just opened are still made then, and no edit is."""
+    desk, page = Desk(settings(generator, out), Limits()), ListeningPage()
+    session = session_of(desk)
+    with desk._tasks._turns.turn():
+        desk.do(ask.Watch(session), page)
+        desk.do(ask.Drag(session, DRAG, paused=True), page)
+        desk.do(ask.Step(session), page)
+        desk.do(ask.Step(session), page)
+        assert page.states[-1]["phase"] == "paused" and not page.frames
+    page.until_frames(2)
+    desk.do(ask.Undo(session), page)
+    assert page.rest(at=0)["edits"] == []
+    desk.close()
 
 
 def test_targets_move_while_a_drag_runs(desk: Desk, page: ListeningPage) -> None:

@@ -28,7 +28,7 @@ HANDLE, TARGET = (220.0, 130.0), (240.0, 130.0)
 @pytest.fixture(scope="module")
 def real(generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("end_to_end")
-    edit = EditConfig(steps=40, lr=0.05, stop_px=0.001)
+    edit = EditConfig(steps=40, lr=0.05, stop_px=0.001, r1_px=3.0)
     config = replace(short_config(generator, folder / "runs"), photo=None, edit=edit)
     yield from serve(folder, Desk(config, LIMITS), LIMITS)
 

@@ -220,8 +220,8 @@ class Desk:
     def _forget(self, name: str) -> None:
         with self._lock:
             session = self._sessions.pop(name, None)
-        if session is not None and session.job is not None:
-            session.job.end()
+        if session is not None:
+            self._tasks.give_up(session)
         self._work.forget(name)
         self._records.forget(name)
 

@@ -98,8 +98,7 @@ class Orders:
     def _undo(self, session: Session) -> None:
         """Of a running edit: as if it had not been begun."""
         if session.phase in EDITING and session.job is not None:
-            session.waiting.clear()
-            session.job.give_up()
+            self._tasks.give_up(session)
         else:
             self._jump(session, session.record.at - 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,18 +46,25 @@ class Running:
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """A piece of work that waits for the one before it. phase: what the session is in meanwhile, None for work that
-    nobody needs to wait for. paused: whether it begins held, None: if the one before it was."""
+    """A piece of work that waits for the one before it.
+
+    phase: what the session is in meanwhile, None for work that nobody needs to wait for. paused: whether it begins
+    held, None: if the one before it was. job: what does it, from when it is queued.
+    """
 
     work: Callable[[Job], None]
     phase: str | None
     running: Running | None = None
     paused: bool | None = False
+    job: Job | None = None
 
 
 @dataclass(eq=False)
 class Session:
-    """What is known of a session in memory; every change happens under the lock, which all sessions share."""
+    """What is known of a session in memory; every change happens under the lock, which all sessions share.
+
+    tasks: what is to be done, the first of which has begun.
+    """
 
     record: Record
     phase: str
@@ -67,8 +74,7 @@ class Session:
     failed: bool = False
     progress: dict[str, Any] | None = None
     running: Running | None = None
-    job: Job | None = None
-    waiting: deque[Task] = field(default_factory=deque)
+    tasks: list[Task] = field(default_factory=list)
     view: dict[str, Any] | None = None
     mask_url: str | None = None
     photo_size: tuple[int, int] | None = None
@@ -76,6 +82,22 @@ class Session:
     thumbs: dict[str, str] = field(default_factory=dict)
     downloads: dict[str, str] = field(default_factory=dict)
     told_at: float = 0.0
+
+    @property
+    def awaited(self) -> Task | None:
+        """The work that a page waits for and steers, whether it has begun or not; None when there is none."""
+        return next((task for task in self.tasks if task.phase is not None), None)
+
+    def enter(self, phase: str) -> None:
+        """The awaited work goes on in another phase."""
+        if self.awaited is not None:
+            self.awaited.phase = phase
+        self.phase = phase
+
+    @property
+    def job(self) -> Job | None:
+        """What does that work."""
+        return None if self.awaited is None else self.awaited.job
 
     @property
     def busy(self) -> bool:

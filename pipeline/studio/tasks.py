@@ -29,64 +29,77 @@ class Tasks:
     def add(self, session: Session, task: Task) -> None:
         """Queue a piece of work; it begins when the one before it has ended. UsageError when there is too much."""
         with self._lock:
-            total = sum(len(other.waiting) + (other.job is not None) for other in self._sessions())
-            if total >= MOST_TASKS or self._closing:
+            if sum(len(other.tasks) for other in self._sessions()) >= MOST_TASKS or self._closing:
                 raise UsageError("The studio has too much to do already: wait until some of it is done.")
-            session.waiting.append(task)
-            if task.phase is not None:
-                session.phase, session.running = task.phase, task.running
-            if session.job is None:
-                self._begin(session)
+            task.job = Job(
+                task.work,
+                self._turns,
+                lambda: self._audience.tell(session),
+                lambda wrong: self._ended(session, wrong),
+                bool(task.paused),
+            )
+            session.tasks.append(task)
+            self._show(session)
+            if len(session.tasks) == 1:
+                task.job.start()
         self._audience.tell(session)
 
     def instead(self, session: Session, task: Task) -> None:
         """End what the session does, keeping what came of it, and go on with this."""
         with self._lock:
-            session.waiting.clear()
-            if session.job is None:
-                self.add(session, task)
-            else:
-                session.waiting.append(task)
-                session.job.end()
+            self._drop_waiting(session)
+            self.add(session, task)
+            if len(session.tasks) > 1 and session.tasks[0].job is not None:
+                session.tasks[0].job.end()
+
+    def give_up(self, session: Session) -> None:
+        """End what the session does without a trace."""
+        with self._lock:
+            self._drop_waiting(session)
+            for task in session.tasks:
+                if task.phase is not None and task.job is not None:
+                    task.job.give_up()
+            self._show(session)
+
+    def _drop_waiting(self, session: Session) -> None:
+        """Forget the work that has not begun."""
+        del session.tasks[1:]
 
     def close(self, within_s: float) -> None:
         """End everything, and wait so long for it."""
         with self._lock:
             self._closing = True
-            sessions = list(self._sessions())
-            jobs = [session.job for session in sessions if session.job is not None]
-            for session in sessions:
-                session.waiting.clear()
+            jobs = [session.tasks[0].job for session in self._sessions() if session.tasks]
+            for session in self._sessions():
+                self._drop_waiting(session)
         for job in jobs:
-            job.end()
+            if job is not None:
+                job.end()
         until = time.monotonic() + within_s
         for job in jobs:
-            job.join(max(0.0, until - time.monotonic()))
+            if job is not None:
+                job.join(max(0.0, until - time.monotonic()))
 
-    def _begin(self, session: Session, held: bool = False) -> None:
-        task = session.waiting.popleft()
-        if task.phase is not None:
-            session.phase, session.running, session.progress = task.phase, task.running, None
-        session.job = Job(
-            task.work,
-            self._turns,
-            lambda: self._audience.tell(session),
-            lambda wrong: self._ended(session, wrong),
-            held if task.paused is None else task.paused,
-        )
-        session.job.start()
+    def _show(self, session: Session) -> None:
+        """Phase and running edit of the session: those of the first piece of work that a page waits for."""
+        task = session.awaited
+        if task is None:
+            session.phase, session.running, session.progress = session.resting_phase, None, None
+        elif (session.phase, session.running) != (task.phase, task.running):
+            session.phase, session.running, session.progress = str(task.phase), task.running, None
 
     def _ended(self, session: Session, wrong: BaseException | None) -> None:
         with self._lock:
-            held = session.job is not None and session.job.paused
-            session.job = None
+            before = session.tasks.pop(0)
             if wrong is not None:
                 session.say(told(wrong), failed=True)
-            going_on = bool(session.waiting) and not self._closing
-            if not (going_on and session.waiting[0].phase is not None):
-                session.phase, session.running, session.progress = session.resting_phase, None, None
-            if going_on:
-                self._begin(session, held)
+            self._show(session)
+            if session.tasks and not self._closing:
+                job, held = session.tasks[0].job, before.job is not None and before.job.paused
+                assert job is not None, "it was made when the work was queued"
+                if session.tasks[0].paused is None and held:
+                    job.pause()
+                job.start()
         self._audience.tell(session)
 
 

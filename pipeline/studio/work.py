@@ -85,7 +85,7 @@ class Work:
             align, path = replace(config.align, face=str(face)), self.shelf.facts(record.photo).path
             config = replace(config, photo=path, stages=["align", "invert", "tune"], align=align, save=None)
         with self.lock:
-            session.phase = "preparing"
+            session.enter("preparing")
         self.audience.progress(session, {"stage": "align", "step": 0, "total": 1, "seconds_left": None})
         outcome = run(config, JobInfo(f"studio-{record.id}", 0), self.models, self._console(session, job))
         with self.lock:
