@@ -163,6 +163,17 @@ def record(page: Any, folder: Path) -> None:
     page.wait_for_timeout(1500)
     camera.shot("side")
     person.press("d")
+    person.press("Control+s")
+    page.locator("#save-now").click()
+    expect(body).not_to_have_attribute("data-saved", "0", timeout=30_000)
+    expect(body).to_have_attribute("data-phase", "ready", timeout=30_000)
+    page.evaluate(
+        "() => document.querySelectorAll('#saved .path').forEach((path) => { path.textContent = PLACE; })".replace(
+            "PLACE", '"photodrag_runs/..."'
+        )
+    )
+    camera.shot("save")
+    page.keyboard.press("Escape")
     person.press("c")
     person.press("b")
     person.drag((205, 148), (222, 152), (242, 148), (222, 146), (205, 148))
