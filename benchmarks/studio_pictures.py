@@ -30,6 +30,12 @@ FRAME_S = 0.25
 COLOURS = 96
 JPEG_QUALITY = 85
 PREPARING_MS = 180_000
+MARKS = ("#ff4b4b", "#3d9bff", "#7db7ff", "#ffffff")
+"""Colours of small things, which a palette of the whole page would leave out."""
+WITHOUT_PLACES = """() => {
+  for (const place of document.querySelectorAll("#saved .path")) place.textContent = "photodrag_runs/...";
+  document.getElementById("sentence").textContent = "Saved.";
+}"""
 
 
 class Recorder:
@@ -60,7 +66,8 @@ class Recorder:
 
     def write_film(self) -> float:
         """The film as a GIF with one palette; its seconds."""
-        palette = _sheet(self._film[:: max(1, len(self._film) // 12)]).quantize(COLOURS)
+        marks = [Image.new("RGB", (FILM_WIDTH, 40), colour) for colour in MARKS]
+        palette = _sheet([*self._film[:: max(1, len(self._film) // 12)], *marks]).quantize(COLOURS)
         frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self._film]
         path = self._folder / "studio.gif"
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 * FRAME_S), loop=0)
@@ -167,11 +174,7 @@ def record(page: Any, folder: Path) -> None:
     page.locator("#save-now").click()
     expect(body).not_to_have_attribute("data-saved", "0", timeout=30_000)
     expect(body).to_have_attribute("data-phase", "ready", timeout=30_000)
-    page.evaluate(
-        "() => document.querySelectorAll('#saved .path').forEach((path) => { path.textContent = PLACE; })".replace(
-            "PLACE", '"photodrag_runs/..."'
-        )
-    )
+    page.evaluate(WITHOUT_PLACES)
     camera.shot("save")
     page.keyboard.press("Escape")
     person.press("c")

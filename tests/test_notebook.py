@@ -74,7 +74,7 @@ def sha256(path: Path) -> str:
 
 
 def nearly(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether pictures differ by rounding, and at a pixel or two by a little more: what is shown is blended on a part of
+    """Whether pictures differ by rounding, at a pixel or two by a little more: what is shown is blended on a part of
     the photo, whose places are other numbers."""
     difference = np.abs(one.astype(int) - other)
     return bool(difference.max() <= 4 and (difference > 1).sum() <= 6)
