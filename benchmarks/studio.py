@@ -2,8 +2,8 @@
 
 `python benchmarks/studio.py [--quick] [--json FILE] [--photo FILE]` starts `photodrag studio` as a person does, in a
 process of its own with the embedded generator, and talks to it as its page does: a picture is acknowledged as soon as
-it has come. Where a Chromium is found (PHOTODRAG_CHROMIUM, the PATH) the page itself is measured, too: from a click on
-a preset to a picture on the screen. The attacks run on a studio of their own, with the real desk.
+it has come. Where a Chromium is found (PHOTODRAG_CHROMIUM, the PATH) the page itself is measured, too: from the press
+of Go, or of a preset, to a picture on the screen. The attacks run on a studio of their own, with the real desk.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import statistics
 import struct
@@ -33,11 +34,12 @@ from websockets.sync.client import ClientConnection, connect
 from benchmarks.common import tell
 from benchmarks.studio_attacked import attacked, real_desk, table
 from benchmarks.studio_attacks import run_attacks
+from benchmarks.studio_person import Person
 
 ORDER = (
     *("first_frame_s", "frames_per_s", "prepare_s", "reopen_s", "attacks_tried", "attacks_succeeded"),
     *("frame_made_ms", "step_ms", "settled_s", "save_s", "preset_first_frame_s", "preset_frames_per_s"),
-    *("page_first_frame_s", "page_frames_per_s"),
+    *("page_first_frame_s", "page_frames_per_s", "page_preset_first_frame_s", "page_preset_frames_per_s"),
 )
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "astronaut.png"
 PATIENCE_S = 600.0
@@ -170,8 +172,8 @@ def drag_of(state: dict[str, Any]) -> list[list[float]]:
     return [[x, y, x + dx, y + dy] for (x, y), (dx, dy) in zip(corners, moves, strict=True)]
 
 
-def measured(url: str, photo: Path, rounds: int) -> dict[str, float]:
-    """Figures of a page without a screen."""
+def measured(url: str, photo: Path, rounds: int) -> tuple[dict[str, float], list[list[float]]]:
+    """Figures of a page without a screen, and the points that it dragged."""
     with page_of(url) as (page, upload):
         began = time.monotonic()
         page.ask("open", photo=upload(photo))
@@ -190,7 +192,7 @@ def measured(url: str, photo: Path, rounds: int) -> dict[str, float]:
         began = time.monotonic()
         again.ask("open", photo=upload(photo))
         reopened = again.until("ready", 1) and time.monotonic() - began
-    return {
+    figures = {
         "prepare_s": prepared,
         "reopen_s": reopened,
         "save_s": saved,
@@ -202,6 +204,7 @@ def measured(url: str, photo: Path, rounds: int) -> dict[str, float]:
         "preset_first_frame_s": statistics.median(edit.frames[0] for edit in presets),
         "preset_frames_per_s": statistics.median(edit.rate for edit in presets),
     }
+    return figures, points
 
 
 def _nudged(points: Sequence[Sequence[float]], number: int) -> list[list[float]]:
@@ -209,13 +212,13 @@ def _nudged(points: Sequence[Sequence[float]], number: int) -> list[list[float]]
     return [[x, y, x2, y2 - 0.01 * number] for x, y, x2, y2 in points]
 
 
-def on_the_screen(url: str, photo: Path, rounds: int) -> dict[str, float]:
+def on_the_screen(url: str, photo: Path, rounds: int, points: list[list[float]]) -> dict[str, float]:
     """Figures of the page in a browser; none where there is no browser."""
     path = os.environ.get("PHOTODRAG_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         return {}
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         return {}
     with sync_playwright() as driver:
@@ -223,21 +226,32 @@ def on_the_screen(url: str, photo: Path, rounds: int) -> dict[str, float]:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(url)
         page.set_input_files("input[type=file]", photo)
-        page.wait_for_selector("body[data-phase=ready][data-view]", timeout=PATIENCE_S * 1000)
-        firsts, rates = [], []
-        for number in range(rounds):
-            found = page.evaluate(WATCHED, 0.6 + number / 10)  # other edits than before: the slider counts in tenths
-            firsts.append(found["first"])
-            rates.append(found["rate"])
-            at = int(page.get_attribute("body", "data-at") or 0)
-            page.keyboard.press("Control+z")
-            page.wait_for_selector(f"body[data-phase=ready][data-at='{at - 1}']")
+        person, body = Person(page), page.locator("body")
+        expect(body).to_have_attribute("data-phase", "ready", timeout=PATIENCE_S * 1000)
+        expect(body).to_have_attribute("data-view", re.compile(r"\S+ \S+ \S+"))
+        if person.data("at") != "0":
+            page.locator("#history button[data-at='0']").click()
+            expect(body).to_have_attribute("data-at", "0")
+        medians = {}
+        for name, button in (("page", "#go"), ("page_preset", "[data-preset=smile]")):
+            seen = []
+            for number in range(rounds):
+                if button == "#go":
+                    person.press("c")
+                    for x, y, x2, y2 in _nudged(points, number + 50):  # not the edits of the page without a screen
+                        person.drag((x, y), (x2, y2))
+                seen.append(page.evaluate(WATCHED, [button, 0.6 + number / 10]))  # the slider counts in tenths
+                page.keyboard.press("Control+z")
+                expect(body).to_have_attribute("data-at", "0")
+                expect(body).to_have_attribute("data-phase", "ready")
+            medians[f"{name}_first_frame_s"] = statistics.median(one["first"] for one in seen)
+            medians[f"{name}_frames_per_s"] = statistics.median(one["rate"] for one in seen)
         browser.close()
-    return {"page_first_frame_s": statistics.median(firsts), "page_frames_per_s": statistics.median(rates)}
+    return medians
 
 
 WATCHED = """
-(strength) => new Promise((resolve) => {
+([button, strength]) => new Promise((resolve) => {
   const data = document.body.dataset;
   const slider = document.getElementById("strength");
   slider.value = strength;
@@ -255,7 +269,7 @@ WATCHED = """
     resolve({ first: (shown[0] - began) / 1000, rate });
   });
   observer.observe(document.body, { attributes: true });
-  document.querySelector("[data-preset=smile]").click();
+  document.querySelector(button).click();
 })
 """
 
@@ -271,8 +285,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="photodrag-studio-") as scratch:
         folder = Path(scratch)
         with studio(folder / "runs") as url:
-            figures = measured(url, arguments.photo, rounds)
-            figures |= on_the_screen(url, arguments.photo, rounds)
+            figures, points = measured(url, arguments.photo, rounds)
+            figures |= on_the_screen(url, arguments.photo, rounds, points)
         (folder / "attacked").mkdir()
         with attacked(folder / "attacked", real_desk) as target:
             results = list(run_attacks(target))

@@ -23,6 +23,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from benchmarks.studio import SAMPLE, studio
+from benchmarks.studio_person import Person
 
 SIZE = {"width": 1200, "height": 750}
 FILM_WIDTH = 640
@@ -82,48 +83,6 @@ def _sheet(pictures: list[Image.Image]) -> Image.Image:
         sheet.paste(picture, (0, top))
         top += picture.height
     return sheet
-
-
-class Person:
-    """What a person does on the page."""
-
-    def __init__(self, page: Any) -> None:
-        self._page = page
-
-    def data(self, name: str) -> str:
-        """An attribute of the page's body."""
-        return str(self._page.locator("body").get_attribute(f"data-{name}") or "")
-
-    def press(self, key: str) -> None:
-        """A key."""
-        self._page.keyboard.press(key)
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a place of the photo is in the window."""
-        scale, left, top = map(float, self.data("view").split())
-        box = self._page.locator("#canvas").bounding_box()
-        return box["x"] + left + (x + 0.5) * scale, box["y"] + top + (y + 0.5) * scale
-
-    def drag(self, *places: tuple[float, float], watch: Callable[[], None] = lambda: None) -> None:
-        """Press at the first place of the photo, go over the others, release."""
-        mouse = self._page.mouse
-        mouse.move(*self.place(*places[0]))
-        mouse.down()
-        for place in places[1:]:
-            mouse.move(*self.place(*place), steps=4)
-            watch()
-        mouse.up()
-        watch()
-
-    def zoom_to(self, x: float, y: float, times: int) -> None:
-        """Towards a place of the photo."""
-        self._page.mouse.move(*self.place(x, y))
-        for _ in range(times):
-            self._page.mouse.wheel(0, -120)
-
-    def ready(self, at: int | None = None) -> bool:
-        """Whether nothing runs, with so many edits."""
-        return self.data("phase") == "ready" and at in (None, int(self.data("at") or 0))
 
 
 def record(page: Any, folder: Path) -> None:

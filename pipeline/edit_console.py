@@ -19,6 +19,11 @@ class EditConsole(Console):
         self.edit_steps = 0
         self._on_drag = on_drag
 
+    @property
+    def ended_by_hand(self) -> bool:
+        """Whether the edit was asked to end before it would have."""
+        return False
+
     @contextlib.contextmanager
     def steps(self, name: str) -> Iterator[Callable[[Step], None]]:
         """What shows the steps of a stage, and counts those of an edit."""

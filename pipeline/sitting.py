@@ -138,7 +138,8 @@ class Sitting:
             return told, found
         self._engine.console = console
         dragged = self._stage.drag([*before, step], "edit")
-        if dragged.edited.stop_reason == "stopped":
+        # An edit that was ended by hand may call itself arrived: it was stopped where that was seen.
+        if console.ended_by_hand or dragged.edited.stop_reason == "stopped":
             if console.edit_steps == 0:
                 return None
             told = {**told, "stop_after": console.edit_steps}

@@ -17,6 +17,7 @@ from PIL import Image
 from data.errors import PhotodragError, PhotoError, UsageError
 from data.photo import read_photo
 from pipeline.cli import main
+from pipeline.edit_console import EditConsole
 from pipeline.run import run
 from pipeline.schema import EditConfig
 from pipeline.studio import messages as ask
@@ -215,6 +216,25 @@ def test_an_edit_that_is_stopped_can_be_replayed_to_the_bit(
     assert main(["replay", files["recipe"], *again]) == 0
     (again,) = (tmp_path / "again").glob("*/result.png")
     assert again.read_bytes() == Path(files["photo"]).read_bytes()
+
+
+def test_an_edit_that_was_ended_by_hand_is_told_with_its_steps_whatever_it_calls_its_end(
+    desk: Desk, page: ListeningPage
+) -> None:
+    """A preset that is ended in the middle of an attempt may be seen to have arrived, where it would have gone on."""
+
+    class Ended(EditConsole):
+        ended_by_hand = True
+
+    session = session_of(desk)
+    desk.do(ask.Drag(session, OTHER), page)
+    page.rest(at=1)
+    sitting = desk._work._sittings[session]
+    made = sitting.edit([], sitting.told_points(DRAG), Ended(False, True))
+    assert made is not None
+    told, stored = made
+    assert stored.value.edited.stop_reason == "cap"
+    assert told["stop_after"] == 8 and stored.value.told == (told,)
 
 
 def test_a_held_edit_waits_steps_and_goes_on(desk: Desk, page: ListeningPage) -> None:

@@ -63,6 +63,11 @@ class StudioConsole(EditConsole):
 
         yield show
 
+    @property
+    def ended_by_hand(self) -> bool:
+        """Whether a page asked the job to end."""
+        return self._job.ending
+
     def stopping(self) -> bool:
         """Between two steps of an edit: waits while it is held; whether it shall end."""
         self._job.between_steps()

@@ -14,7 +14,7 @@ from pipeline.validation import did_you_mean
 DEFAULT_PORT = 8642
 LEAST_TOKEN = 16
 """Letters of a token that somebody chose."""
-GENERAL = ("--help", "--version", "--debug", "--cfg", "--multirun", "--offline", "--other-models")
+GENERAL = ("--help", "--version", "--debug", "--cfg", "--multirun", "--offline")
 """Options that are read elsewhere."""
 MEGAPIXELS = (1, 200)
 """The range of --max-megapixels; data.photo reads no larger photos."""
@@ -46,14 +46,7 @@ def split_studio_options(words: Sequence[str]) -> tuple[StudioOptions, list[str]
             if not equals:
                 value = pending.pop(0) if pending else ""
             options = replace(options, **{field: read(value)})
-        elif name.startswith("--") and name not in (
-            "--help",
-            "--version",
-            "--debug",
-            "--cfg",
-            "--multirun",
-            "--offline",
-        ):
+        elif name.startswith("--") and name not in GENERAL:
             near = did_you_mean(name, [*READERS, "--no-browser"])
             allowed = ", ".join([*READERS, "--no-browser", "--debug", "--cfg"])
             raise UsageError(f"{word} is not an option of photodrag studio: allowed are {allowed}{near}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +80,6 @@ class Session:
     patches: OrderedDict[str, Shown | None] = field(default_factory=OrderedDict)
     thumbs: dict[str, str] = field(default_factory=dict)
     downloads: dict[str, str] = field(default_factory=dict)
-    told_at: float = 0.0
 
     @property
     def awaited(self) -> Task | None:
@@ -135,7 +133,6 @@ class Session:
         """All of it as JSON, as a page is told."""
         with self.lock:
             self.revision += 1
-            self.told_at = time.monotonic()
             record = self.record
             return {
                 "is": "state",
