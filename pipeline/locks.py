@@ -43,10 +43,11 @@ def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Exclusive use of a run folder for the length of a `with` block.
 
-    Raises UsageError when a living process holds it, OutputError when the folder cannot be written.
+    Raises UsageError when a living process still holds it after `wait_s` seconds, OutputError when the folder cannot be
+    written.
     """
     from pipeline.artifacts import ensure_folder, writing
 
@@ -54,7 +55,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         with writing(path):
             try:
-                held.enter_context(file_lock(path))
+                held.enter_context(file_lock(path, wait_s))
             except LockedError as error:
                 raise UsageError(
                     f"The run folder {folder} is in use by {error}: wait until it has ended, or choose another folder "

@@ -289,11 +289,16 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """Which job of a sweep a run is: `sweep` is the sweep's time stamp (a folder name), `number` counts from 0."""
+    """Which job of a sweep a run is: `sweep` is the sweep's time stamp (a folder name), `number` counts from 0.
+
+    side_by_side: other jobs of the sweep may run at the same time in processes of their own, and this one waits for its
+    turn in a run folder that they share instead of failing.
+    """
 
     sweep: str
     number: int
     overrides: tuple[str, ...] = ()
+    side_by_side: bool = False
 
 
 def check_runnable(config: RunConfig) -> None:
