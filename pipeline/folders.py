@@ -22,7 +22,7 @@ RECIPE_SUFFIX = ".photodrag.json"
 """What the name of a result's recipe has behind the result's own."""
 BESIDE = "beside"
 """The word of `save` for the photo's own folder."""
-_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume"})
+_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume", "executor", "batch"})
 """Settings that make no other experiment of one: they change where and how fast it is computed, or are its photos."""
 
 
@@ -143,7 +143,7 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
 
 def effective(overrides: Sequence[str]) -> list[str]:
     """The overrides that make another experiment of one: not its photos, its place or its speed."""
-    return [text for text in overrides if split_override(text)[1] not in _WITHOUT_EFFECT]
+    return [text for text in overrides if split_override(text)[1].partition(".")[0] not in _WITHOUT_EFFECT]
 
 
 def photo_folder(out: str, stem: str, sha256: str) -> Path:
