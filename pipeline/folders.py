@@ -22,7 +22,7 @@ RECIPE_SUFFIX = ".photodrag.json"
 """What the name of a result's recipe has behind the result's own."""
 BESIDE = "beside"
 """The word of `save` for the photo's own folder."""
-_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume"})
+_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume", "executor", "batch"})
 """Settings that make no other experiment of one: they change where and how fast it is computed, or are its photos."""
 
 
@@ -142,6 +142,7 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
 
 
 def effective(overrides: Sequence[str]) -> list[str]:
+<<<<<<< HEAD
     """The overrides that make another experiment of one: not its photos, its place, its speed or its launcher."""
     keys = [split_override(text)[1] for text in overrides]
     return [
@@ -149,6 +150,10 @@ def effective(overrides: Sequence[str]) -> list[str]:
         for text, key in zip(overrides, keys, strict=True)
         if key not in _WITHOUT_EFFECT and not key.startswith(("hydra/launcher", "hydra.launcher"))
     ]
+=======
+    """The overrides that make another experiment of one: not its photos, its place or its speed."""
+    return [text for text in overrides if split_override(text)[1].partition(".")[0] not in _WITHOUT_EFFECT]
+>>>>>>> 63f02240488e1afa48a5f2144bf4a3dc79512fdc
 
 
 def photo_folder(out: str, stem: str, sha256: str) -> Path:
