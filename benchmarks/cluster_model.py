@@ -10,7 +10,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Work:
 
 @dataclass(slots=True)
 class Course:
-    """What happened: `makespan_s` until the last photo, `to_99_s` until 99 of 100 had ended, sums over workers in seconds.
+    """What happened: `makespan_s` until the last photo, `to_99_s` until 99 of 100 had ended, and sums over the workers.
 
     useful_s: computing that counted, checkpoints not included; lost_s: computing that was thrown away; starting_s:
     starts of workers. lost_nodes, begun_again (photos), failed (photos whose tries were used up), done: counts.
@@ -74,7 +74,6 @@ class Course:
     begun_again: int = 0
     done: int = 0
     failed: int = 0
-    ends: list[int] = field(default_factory=list)
 
     def share(self, seconds: float, workers: int) -> float:
         """Seconds as a share of all seconds that the workers were there or should have been."""
@@ -87,7 +86,7 @@ def young_interval_s(checkpoint_cost_s: float, mtbf_s: float) -> float:
 
 
 def expected_loss(interval_s: float, checkpoint_cost_s: float, mtbf_s: float, return_s: float) -> float:
-    """Share of a worker's time that is lost, to first order: C / T for checkpoints, T / 2 and the return per failure."""
+    """Share of a worker's time that is lost, to first order: C / T for checkpoints, T / 2 and the return a failure."""
     return checkpoint_cost_s / interval_s + (interval_s / 2 + return_s) / mtbf_s
 
 
@@ -98,7 +97,7 @@ class _Queue:
         self._next, self._photos = 0, photos
         self._again: deque[int] = deque()
 
-    def take(self, worker: int) -> int:
+    def take(self, _worker: int) -> int:
         if self._again:
             return self._again.popleft()
         if self._next == self._photos:
@@ -106,7 +105,7 @@ class _Queue:
         self._next += 1
         return self._next - 1
 
-    def give_back(self, worker: int, photo: int) -> None:
+    def give_back(self, _worker: int, photo: int) -> None:
         self._again.append(photo)
 
 

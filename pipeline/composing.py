@@ -104,7 +104,9 @@ def _check_launcher(name: str, installed: Sequence[str]) -> None:
     """Raise UsageError for a launcher of sweeps that is not installed; it names the package that brings it."""
     if name not in installed:
         package = LAUNCHER_PACKAGES.get(name)
-        mend = f": pip install '{package}' brings it" if package else did_you_mean(name, [*installed, *LAUNCHER_PACKAGES])
+        mend = (
+            f": pip install '{package}' brings it" if package else did_you_mean(name, [*installed, *LAUNCHER_PACKAGES])
+        )
         raise UsageError(f"{LAUNCHER_GROUP} is {name}, but only {', '.join(installed)} is installed{mend}")
 
 

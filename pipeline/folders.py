@@ -142,18 +142,13 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
 
 
 def effective(overrides: Sequence[str]) -> list[str]:
-<<<<<<< HEAD
     """The overrides that make another experiment of one: not its photos, its place, its speed or its launcher."""
     keys = [split_override(text)[1] for text in overrides]
     return [
         text
         for text, key in zip(overrides, keys, strict=True)
-        if key not in _WITHOUT_EFFECT and not key.startswith(("hydra/launcher", "hydra.launcher"))
+        if key.partition(".")[0] not in _WITHOUT_EFFECT and not key.startswith(("hydra/launcher", "hydra.launcher"))
     ]
-=======
-    """The overrides that make another experiment of one: not its photos, its place or its speed."""
-    return [text for text in overrides if split_override(text)[1].partition(".")[0] not in _WITHOUT_EFFECT]
->>>>>>> 63f02240488e1afa48a5f2144bf4a3dc79512fdc
 
 
 def photo_folder(out: str, stem: str, sha256: str) -> Path:

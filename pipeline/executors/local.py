@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from multiprocessing import connection
@@ -18,6 +17,7 @@ from typing import Any
 
 from data.errors import ModelError, PhotodragError, UsageError
 from pipeline.executors.protocol import BatchJob, ItemOutcome, WorkItem, died
+from pipeline.executors.waiting import Waiting
 
 STOPPING_S = 20.0
 """How long a worker may take after Ctrl-C to end its step and store its checkpoint."""
@@ -31,7 +31,7 @@ class LocalExecutor:
     def run(self, job: BatchJob, items: Iterable[WorkItem]) -> Generator[ItemOutcome, None, None]:
         """As `Executor.run`."""
         with _crew(job) as crew:
-            waiting = _Waiting(items)
+            waiting = Waiting(items)
             while True:
                 while waiting.more() and (free := crew.free()) is not None:
                     free.give(*waiting.next())
@@ -48,30 +48,6 @@ class LocalExecutor:
                             continue
                         outcome = died(item, worker.end(), attempts, job.workers)
                     yield outcome
-
-
-class _Waiting:
-    """Items on their way to a worker: those to be tried again first, then the stream, at most one ahead."""
-
-    def __init__(self, items: Iterable[WorkItem]) -> None:
-        self._items = iter(items)
-        self._ready: deque[tuple[WorkItem, int]] = deque()
-
-    def more(self) -> bool:
-        """Whether there is an item to give out; one is pulled from the stream when none waits."""
-        if not self._ready:
-            item = next(self._items, None)
-            if item is not None:
-                self._ready.append((item, 1))
-        return bool(self._ready)
-
-    def next(self) -> tuple[WorkItem, int]:
-        """The next item, and which attempt at it this is."""
-        return self._ready.popleft()
-
-    def again(self, item: WorkItem, attempt: int) -> None:
-        """Put an item first."""
-        self._ready.appendleft((item, attempt))
 
 
 class _Process:

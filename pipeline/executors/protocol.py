@@ -19,6 +19,7 @@ Everything here can be pickled, and all but the pictures in an outcome is plain 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -82,11 +83,11 @@ class ItemOutcome:
     """How one item ended.
 
     status: DONE, FAILED (with a `result` when only some of several faces failed), AGAIN or STOP. rows: those of the
-    table, one for each face. run: the absolute path of the run folder, result: of the finished photo in it, whose recipe
-    lies beside it; None where there is none. Of what failed: `stage`, the `error` sentence, `kind` (the error's class) and
-    with debug the `traceback`. pictures: JPEG thumbnails `before` and `after`. files: by name the contents of the run
-    folder's files that matter, where the batch cannot read the worker's disk; `run` is then None and `result` the name
-    of one of them. attempts: 1, and one more for each worker that died of it. worker: which one, for the log.
+    table, one for each face. run: the absolute path of the run folder, result: of the finished photo in it, whose
+    recipe lies beside it; None where there is none. Of what failed: `stage`, the `error` sentence, `kind` (the error's
+    class) and with debug the `traceback`. pictures: JPEG thumbnails `before` and `after`. files: by name the contents
+    of the run folder's files that matter, where the batch cannot read the worker's disk; `run` is then None and
+    `result` the name of one of them. attempts: 1, and one more for each worker that died of it. worker: which one, for the log.
     """
 
     item: WorkItem
@@ -117,6 +118,17 @@ class Executor(Protocol):
         call. Raises PhotodragError when no worker can be started.
         """
         ...
+
+
+def changed(item: WorkItem) -> ItemOutcome:
+    """The outcome of a photo that is not what was hashed any more, or is not there."""
+    there = os.path.exists(item.photo)
+    error = (
+        f"{item.name} was being written while it was read: run the same command again when it is whole."
+        if there
+        else f"{item.name} vanished while the batch ran: bring it back, or leave it out."
+    )
+    return ItemOutcome(item.without_content(), AGAIN, stage="read", error=error, kind="PhotoError")
 
 
 def died(item: WorkItem, how: str, attempts: int, workers: int) -> ItemOutcome:

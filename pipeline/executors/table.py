@@ -14,7 +14,15 @@ def _local(_config: ExecutorConfig) -> Executor:
     return LocalExecutor()
 
 
-EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {"local": _local}
+def _ray(config: ExecutorConfig) -> Executor:
+    from pipeline.executors.cluster import import_ray
+    from pipeline.executors.ray import RayExecutor
+
+    import_ray()
+    return RayExecutor(config)
+
+
+EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {"local": _local, "ray": _ray}
 """Factories by `executor.name`; each imports what it needs only when it is called."""
 
 

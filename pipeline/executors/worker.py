@@ -19,7 +19,7 @@ import pipeline.run
 from data.errors import OutputError
 from data.photo import read_photo
 from pipeline.errors import sentence, stage_of
-from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem
+from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem, changed
 from pipeline.folders import RECIPE_SUFFIX
 from pipeline.locks import RunInUseError
 from pipeline.memory import keep_freed_memory
@@ -91,10 +91,10 @@ class Worker:
         if item.content is not None:
             return self._run_content(item, item.content, console)
         if not _is_as_hashed(item):
-            return _changed(item)
+            return changed(item)
         outcome = self._compute(Path(item.photo), self.config, console)
         if (outcome.manifest.get("hashes") or {}).get("photo") != item.sha256:
-            return _changed(item)
+            return changed(item)
         return self._outcome(item, outcome)
 
     def _run_content(self, item: WorkItem, content: bytes, console: Console) -> ItemOutcome:
@@ -149,7 +149,7 @@ class Worker:
         if isinstance(error, OutputError):
             return ItemOutcome(plain, STOP, **facts)
         if item.content is None and not _is_as_hashed(item):
-            return _changed(item)
+            return changed(item)
         row = failed_result(item.name, item.sha256, str(facts["error"]), JobValues()).row
         return ItemOutcome(plain, FAILED, rows=(row,), pictures=_photo_picture(item), **facts)
 
@@ -161,17 +161,6 @@ def _is_as_hashed(item: WorkItem) -> bool:
     except OSError:
         return False
     return (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
-
-
-def _changed(item: WorkItem) -> ItemOutcome:
-    """The outcome of a photo that is not what was hashed any more, or is not there."""
-    there = os.path.exists(item.photo)
-    error = (
-        f"{item.name} was being written while it was read: run the same command again when it is whole."
-        if there
-        else f"{item.name} vanished while the batch ran: bring it back, or leave it out."
-    )
-    return ItemOutcome(item.without_content(), AGAIN, stage="read", error=error, kind="PhotoError")
 
 
 def _finished_photo(run: RunOutcome) -> Path | None:
