@@ -25,7 +25,6 @@ MOST_SOCKET_FOLDER_LETTERS = 40
 """Ray's sockets lie in long paths below the temporary folder, and a socket's path may have 107 bytes."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

@@ -87,7 +87,8 @@ class ItemOutcome:
     recipe lies beside it; None where there is none. Of what failed: `stage`, the `error` sentence, `kind` (the error's
     class) and with debug the `traceback`. pictures: JPEG thumbnails `before` and `after`. files: by name the contents
     of the run folder's files that matter, where the batch cannot read the worker's disk; `run` is then None and
-    `result` the name of one of them. attempts: 1, and one more for each worker that died of it. worker: which one, for the log.
+    `result` the name of one of them. attempts: 1, and one more for each worker that died of it. worker: which one, for
+    the log.
     """
 
     item: WorkItem

@@ -16,7 +16,7 @@ class Waiting:
         self._ready: deque[tuple[WorkItem, int]] = deque()
 
     def more(self) -> bool:
-        """Whether there is an item to give out; one is pulled from the stream when none waits, which hashes its photo."""
+        """Whether there is an item to give out; one is pulled from the stream when none waits."""
         if not self._ready:
             item = next(self._items, None)
             if item is not None:
