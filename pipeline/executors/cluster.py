@@ -26,12 +26,18 @@ MOST_SOCKET_FOLDER_LETTERS = 40
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # notices of dead workers and machines, pages long, which are dealt with here
 }
 
+_JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
 
-def import_ray() -> ModuleType:
-    """The package ray with its reports to its makers switched off; UsageError when it is not installed."""
-    for name, value in _QUIET.items():
+
+def import_ray(address: str | None = None) -> ModuleType:
+    """The package ray with its reports to its makers switched off; UsageError when it is not installed.
+
+    address: of the cluster that will be joined; Ray then asks there twice (some 40 s each), and not 20 times.
+    """
+    for name, value in (_QUIET if address is None else _QUIET | _JOINING).items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -51,7 +57,7 @@ def joined(job: BatchJob, workers: int) -> Iterator[ModuleType]:
     A process that is connected already stays so. Raises UsageError for an address that cannot be used, ClusterError
     when the cluster does not answer or has another version of Ray.
     """
-    ray = import_ray()
+    ray = import_ray(job.address)
     if ray.is_initialized():
         yield ray
         return

@@ -18,7 +18,7 @@ def _ray(config: ExecutorConfig) -> Executor:
     from pipeline.executors.cluster import import_ray
     from pipeline.executors.ray import RayExecutor
 
-    import_ray()
+    import_ray(config.address)
     return RayExecutor(config)
 
 
