@@ -127,8 +127,10 @@ def names_folder(save: str) -> bool:
     return save.endswith(("/", os.sep)) or os.path.isdir(save)
 
 
-def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | None = None) -> str:
-    """`experiment_<name>_<hash>`: the same photos with the same settings give the same folder again.
+def experiment_name(
+    given: Sequence[str], overrides: Sequence[str], stem: str | None = None, kind: str = "experiment"
+) -> str:
+    """`<kind>_<name>_<hash>`: the same photos with the same settings give the same folder again.
 
     stem: the name's middle; of a single folder or photo its own when left out. overrides are in Hydra's grammar.
     """
@@ -138,7 +140,7 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
             stem = Path(os.path.abspath(given[0])).name
     identity = json.dumps([[os.path.abspath(word) for word in given], sorted(effective(overrides))])
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_DIGITS]
-    return f"experiment_{safe_name(stem)}_{digest}"
+    return f"{kind}_{safe_name(stem)}_{digest}"
 
 
 def effective(overrides: Sequence[str]) -> list[str]:

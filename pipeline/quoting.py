@@ -12,9 +12,12 @@ import re
 PATH_KEYS = (
     *("photo", "from", "from_run", "out", "save", "generator.path", "perceptual.backbone_dir"),
     *("invert.mask", "edit.mask", "edit.like", "edit.replay", "blend.mask"),
-    *("blend.c2pa_certificates", "blend.c2pa_key", "batch.names"),
+    *("blend.c2pa_certificates", "blend.c2pa_key"),
 )
-"""The settings whose value is a path or a name, taken as it stands; only the bare word null keeps its meaning there."""
+"""The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
+
+QUOTED_KEYS = (*PATH_KEYS, "batch.names")
+"""Paths, and the other settings whose value is taken as it stands."""
 
 PATH_WORDS = {"invert.mask": ("none", "face", "hull", "auto"), "save": ("beside",)}
 """Words that are no path where one is expected; several with commas between them are a sweep."""
@@ -70,9 +73,9 @@ def prepare_override(argument: str) -> str:
     prefix, key, value = split_override(argument)
     if key == "experiment" and not prefix:
         return f"+{argument}"
-    if key not in PATH_KEYS and key in RENAMED_KEYS:
+    if key not in QUOTED_KEYS and key in RENAMED_KEYS:
         return f"{prefix}{RENAMED_KEYS[key]}={value}"
-    if key not in PATH_KEYS or prefix == "~" or set(value.split(",")) <= set(PATH_WORDS.get(key, ())):
+    if key not in QUOTED_KEYS or prefix == "~" or set(value.split(",")) <= set(PATH_WORDS.get(key, ())):
         return argument
     if value != "null":
         value = quote_path(os.path.expanduser(value) if value.startswith("~/") else value)

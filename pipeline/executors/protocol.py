@@ -83,12 +83,11 @@ class ItemOutcome:
     """How one item ended.
 
     status: DONE, FAILED (with a `result` when only some of several faces failed), AGAIN or STOP. rows: those of the
-    table, one for each face. run: the absolute path of the run folder, result: of the finished photo in it, whose
-    recipe lies beside it; None where there is none. Of what failed: `stage`, the `error` sentence, `kind` (the error's
-    class) and with debug the `traceback`. pictures: JPEG thumbnails `before` and `after`. files: by name the contents
-    of the run folder's files that matter, where the batch cannot read the worker's disk; `run` is then None and
-    `result` the name of one of them. attempts: 1, and one more for each worker that died of it. worker: which one, for
-    the log.
+    table, one for each face. run: the absolute path of the run folder, result: of the finished photo in it, beside
+    which its recipe lies; None where there is none. Of what failed: `stage`, the `error` sentence, `kind` (the class of
+    the error), and with debug the `traceback`. pictures: JPEG thumbnails `before` and `after`. files: by name what the
+    run folder holds that matters, where the batch cannot read the worker's disk; `run` is then None and `result` the
+    name of one of them. attempts: 1, and one more for each worker that died of it. worker: which one, for the log.
     """
 
     item: WorkItem
