@@ -122,7 +122,10 @@ class _Call:
         )  # fmt: skip
         console.say(perceptual_line(perceptual_of(config)))
         threads = f"{job.threads} thread{'s' if job.threads > 1 else ''}"
-        who = f"executor={config.executor.name}, {job.workers} worker{'s' if job.workers > 1 else ''} of {threads}"
+        workers = (
+            f"{job.workers} worker{'s' if job.workers > 1 else ''}" if job.workers else "all that the cluster holds"
+        )
+        who = f"executor={config.executor.name}, {workers}, each of {threads}"
         console.say(f"batch: {len(self.photos)} photos, {who}")
         for name in self.listed.unreadable:
             console.warn(f"the folder {name} cannot be read, and is left out")

@@ -88,7 +88,10 @@ def job_of(config: RunConfig, config_hash: str, debug: bool) -> BatchJob:
     for key in PATH_KEYS:
         _replace(values, key, os.path.abspath)
     gpus = cuda.device_count() if pick_device(config.device).type == "cuda" else 0
-    workers, threads = share_out(executor.workers, config.threads, cores(), memory_bytes(), gpus)
+    if executor.name == "ray" and executor.address is not None:  # the machines of the cluster decide, not this one
+        workers, threads = executor.workers, config.threads or 1
+    else:
+        workers, threads = share_out(executor.workers, config.threads, cores(), memory_bytes(), gpus)
     sends = executor.name != "local" and executor.photos == "bytes"
     return BatchJob(
         values, config_hash, threads, workers, gpus, executor.retries, debug, executor.address, send_bytes=sends

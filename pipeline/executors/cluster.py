@@ -29,13 +29,13 @@ _QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # notices of dead workers and machines, pages long, which are dealt with here
 }
 
-_JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
+_JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 
 
 def import_ray(address: str | None = None) -> ModuleType:
     """The package ray with its reports to its makers switched off; UsageError when it is not installed.
 
-    address: of the cluster that will be joined; Ray then asks there twice (some 40 s each), and not 20 times.
+    address: of the cluster that will be joined; Ray then asks there once (for some 40 s), and not 20 times.
     """
     for name, value in (_QUIET if address is None else _QUIET | _JOINING).items():
         os.environ.setdefault(name, value)
@@ -51,8 +51,8 @@ def import_ray(address: str | None = None) -> ModuleType:
 
 
 @contextlib.contextmanager
-def joined(job: BatchJob, workers: int) -> Iterator[ModuleType]:
-    """Ray, connected to the cluster at `job.address`, or to one with room for `workers` that ends with the block.
+def joined(job: BatchJob) -> Iterator[ModuleType]:
+    """Ray, connected to the cluster at `job.address`, or to one that ends with the block and has room for its workers.
 
     A process that is connected already stays so. Raises UsageError for an address that cannot be used, ClusterError
     when the cluster does not answer or has another version of Ray.
@@ -66,7 +66,7 @@ def joined(job: BatchJob, workers: int) -> Iterator[ModuleType]:
         if job.address is None:
             options |= {
                 "address": "local",
-                "num_cpus": workers * job.threads,
+                "num_cpus": job.workers * job.threads,
                 "num_gpus": job.gpus,
                 "include_dashboard": False,
                 "object_store_memory": STORE_BYTES,

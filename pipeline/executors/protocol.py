@@ -63,8 +63,9 @@ class BatchJob:
 
     config: a `RunConfig` as nested dictionaries (`pipeline.executors.worker.config_of` builds it again); `photo` and
     `save` in it are None, and `out` is absolute. threads: processor threads of each worker, at least 1. workers: how
-    many there are. gpus: of this machine, 0 where none may be used. retries: new tries of an item whose worker died.
-    debug: outcomes of failures hold a traceback. address: of a running cluster. send_bytes: photos travel as bytes.
+    many there are, 0 for as many as the cluster at `address` holds. gpus: of this machine, 0 where none may be used.
+    retries: new tries of an item whose worker died. debug: outcomes of failures hold a traceback. address: of a running
+    cluster. send_bytes: photos travel as bytes.
     """
 
     config: Mapping[str, Any]
@@ -133,7 +134,7 @@ def changed(item: WorkItem) -> ItemOutcome:
 
 def died(item: WorkItem, how: str, attempts: int, workers: int) -> ItemOutcome:
     """The failure of an item whose workers died each time; how: as in `signal 9`."""
-    fewer = "executor.workers=1" if workers > 1 else "invert.compare_px=128, or a machine with more memory"
+    fewer = "executor.workers=1" if workers != 1 else "invert.compare_px=128, or a machine with more memory"
     error = (
         f"The worker process died ({how}) {_times(attempts)} at this photo, often for lack of memory: give {fewer}, "
         "and run the same command again."

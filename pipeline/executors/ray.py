@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,6 @@ from typing import Any
 
 from data.errors import ClusterError, ModelError
 from pipeline import __version__
-from pipeline.batch_config import ExecutorConfig
 from pipeline.errors import one_line
 from pipeline.executors.actor import ActorWorker, Started
 from pipeline.executors.cluster import joined
@@ -51,14 +51,12 @@ class RayExecutor:
     start_wait_s: how long the cluster may have no worker that runs.
     """
 
-    def __init__(self, config: ExecutorConfig, start_wait_s: float = START_WAIT_S) -> None:
-        self._config = config
+    def __init__(self, start_wait_s: float = START_WAIT_S) -> None:
         self._start_wait_s = start_wait_s
 
     def run(self, job: BatchJob, items: Iterable[WorkItem]) -> Generator[ItemOutcome, None, None]:
         """As `Executor.run`. Raises ClusterError when the cluster cannot take the work, UsageError for its address."""
-        workers = self._config.workers
-        with joined(job, workers or job.workers) as ray, _crew(ray, job, workers, self._start_wait_s) as crew:
+        with joined(job) as ray, _crew(ray, job, self._start_wait_s) as crew:
             waiting = Waiting(items)
             while True:
                 for worker in crew.free():
@@ -111,13 +109,15 @@ class _Actor:
 class _Crew:
     """The actors of one call, of which there are always as many as are wanted, where the cluster has room."""
 
-    def __init__(self, ray: ModuleType, job: BatchJob, workers: int, start_wait_s: float) -> None:
+    def __init__(self, ray: ModuleType, job: BatchJob, start_wait_s: float) -> None:
         self._ray, self._job, self._start_wait_s = ray, job, start_wait_s
-        gpus = int(job.config.get("device") != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1)
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if job.config.get("device") != "cpu" else 0
+        self._wanted = job.workers or _room(ray, job.threads, gpus > 0)
+        share = min(1.0, gpus / self._wanted)  # more workers than GPUs share them, as local processes do
+        share = 1.0 if share == 1.0 else math.floor(share * 1000) / 1000
         self._make = ray.remote(
-            num_cpus=job.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+            num_cpus=job.threads, num_gpus=share, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )(ActorWorker)
-        self._wanted = workers or _room(ray, job.threads, gpus)
         self._actors: list[_Actor] = []
         self._first: Started | None = None
         self._failed_starts = 0
@@ -224,15 +224,15 @@ _MISSING = (
 
 
 @contextlib.contextmanager
-def _crew(ray: ModuleType, job: BatchJob, workers: int, start_wait_s: float) -> Iterator[_Crew]:
-    crew = _Crew(ray, job, workers, start_wait_s)
+def _crew(ray: ModuleType, job: BatchJob, start_wait_s: float) -> Iterator[_Crew]:
+    crew = _Crew(ray, job, start_wait_s)
     try:
         yield crew
     finally:
         crew.stop()
 
 
-def _room(ray: ModuleType, threads: int, gpus: int) -> int:
+def _room(ray: ModuleType, threads: int, gpus: bool) -> int:
     """How many workers of so many threads and GPUs the cluster holds at once; ClusterError for none."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(

@@ -19,7 +19,7 @@ def _ray(config: ExecutorConfig) -> Executor:
     from pipeline.executors.ray import RayExecutor
 
     import_ray(config.address)
-    return RayExecutor(config)
+    return RayExecutor()
 
 
 EXECUTORS: Mapping[str, Callable[[ExecutorConfig], Executor]] = {"local": _local, "ray": _ray}
