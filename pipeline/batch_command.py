@@ -122,10 +122,8 @@ class _Call:
         )  # fmt: skip
         console.say(perceptual_line(perceptual_of(config)))
         threads = f"{job.threads} thread{'s' if job.threads > 1 else ''}"
-        workers = (
-            f"{job.workers} worker{'s' if job.workers > 1 else ''}" if job.workers else "all that the cluster holds"
-        )
-        who = f"executor={config.executor.name}, {workers}, each of {threads}"
+        workers = f"{job.workers or 'all'} worker{'' if job.workers == 1 else 's'}"
+        who = f"executor={config.executor.name}, {workers} of {threads}"
         console.say(f"batch: {len(self.photos)} photos, {who}")
         for name in self.listed.unreadable:
             console.warn(f"the folder {name} cannot be read, and is left out")

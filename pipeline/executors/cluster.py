@@ -70,7 +70,7 @@ def joined(job: BatchJob) -> Iterator[ModuleType]:
                 "num_gpus": job.gpus,
                 "include_dashboard": False,
                 "object_store_memory": STORE_BYTES,
-                "_temp_dir": stack.enter_context(_session_folder()),
+                "_temp_dir": stack.enter_context(session_folder()),
             }
         else:
             _check_answers(job.address)
@@ -124,7 +124,7 @@ def _check_answers(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _session_folder() -> Iterator[str]:
+def session_folder() -> Iterator[str]:
     """A folder for the files of a cluster that is started here, gone when the block ends."""
     base = tempfile.gettempdir()
     if len(os.fsencode(base)) > MOST_SOCKET_FOLDER_LETTERS and os.name == "posix":
