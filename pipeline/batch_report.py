@@ -6,7 +6,7 @@ import html
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,9 @@ from pipeline.table import FaceResult
 REPORT, SUMMARY = "report.html", "batch.json"
 FIGURES = ("psnr_invert_db", "psnr_tuned_db", "face_distance_tuned", "landmarks_tuned_percent", "edit_steps")
 """Of a photo's measures those that the contact sheet shows; results.csv has them all."""
+
+MOST_LINKS, NEAR_LINKS = 60, 5
+"""With more pages than the first, each page links to so many on either side of it, and to some far away."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,8 +64,9 @@ def write_batch(facts: BatchFacts, ends: Sequence[PhotoEnd]) -> dict[str, Any]:
     summary = _summary(facts, ends)
     pages = [ends[first : first + facts.page_photos] for first in range(0, len(ends), facts.page_photos)]
     pages = pages or [[]]
+    links = [_page_link(facts, number, page) for number, page in enumerate(pages, 1)]
     for number, page in enumerate(pages, 1):
-        text = _page(facts, summary, pages, number, page)
+        text = _page(facts, summary, _navigation(links, number), number, page)
         write_bytes(facts.own / page_name(number), text.encode("utf-8", "backslashreplace"))
     kept = {page_name(number) for number in range(1, len(pages) + 1)}
     for old in facts.own.glob("report*.html"):
@@ -107,7 +111,7 @@ def _summary(facts: BatchFacts, ends: Sequence[PhotoEnd]) -> dict[str, Any]:
 def _page(
     facts: BatchFacts,
     summary: dict[str, Any],
-    pages: Sequence[Sequence[PhotoEnd]],
+    navigation: str,
     number: int,
     page: Sequence[PhotoEnd],
 ) -> str:
@@ -122,23 +126,33 @@ def _page(
         subtitle=html.escape(f"{', '.join(counts)}. Written {summary['written']}."),
         recipe=html.escape(" ".join(facts.overrides)),
         files="Every figure: " + ", ".join(f'<a href="{name}">{name}</a>' for name in names),
-        pages=_navigation(facts, pages, number),
+        pages=navigation,
         photos="\n".join(_cards(facts, page, first)),
     )
 
 
-def _navigation(facts: BatchFacts, pages: Sequence[Sequence[PhotoEnd]], here: int) -> str:
-    if len(pages) < 2:
+def _page_link(facts: BatchFacts, number: int, page: Sequence[PhotoEnd]) -> tuple[str, str]:
+    """(file, text) of a page: which photos it shows, and how many of them failed."""
+    first = (number - 1) * facts.page_photos + 1
+    failed = sum(end.status == FAILED for end in page)
+    bad = f' <span class="bad">({failed} failed)</span>' if failed else ""
+    return page_name(number), f"{first}&ndash;{first + len(page) - 1}{bad}"
+
+
+def _navigation(links: Sequence[tuple[str, str]], here: int) -> str:
+    """The way to the other pages: to all, or where they are too many to the nearest and to each tenth part of all."""
+    if len(links) < 2:
         return ""
-    links = []
-    for number, page in enumerate(pages, 1):
-        first = (number - 1) * facts.page_photos + 1
-        failed = sum(end.status == FAILED for end in page)
-        text = f"{first}&ndash;{first + len(page) - 1}" + (
-            f' <span class="bad">({failed} failed)</span>' if failed else ""
-        )
-        links.append(f"<b>{text}</b>" if number == here else f'<a href="{page_name(number)}">{text}</a>')
-    return f"<nav>{' '.join(links)}</nav>"
+    every = max(1, len(links) // 10)
+    numbers = {1, here, len(links), *range(every, len(links) + 1, every)}
+    numbers |= set(range(max(1, here - NEAR_LINKS), min(len(links), here + NEAR_LINKS) + 1))
+    if len(links) <= MOST_LINKS:
+        numbers = set(range(1, len(links) + 1))
+    shown_links = []
+    for number in sorted(numbers):
+        file, text = links[number - 1]
+        shown_links.append(f"<b>{text}</b>" if number == here else f'<a href="{file}">{text}</a>')
+    return f"<nav>{' '.join(shown_links)}</nav>"
 
 
 def _cards(facts: BatchFacts, page: Sequence[PhotoEnd], first: int) -> Iterator[str]:
@@ -183,7 +197,7 @@ def _href(facts: BatchFacts, path: Path) -> str:
     return quote(os.fsencode(Path(os.path.relpath(path, facts.own)).as_posix()))
 
 
-def _figures(row: dict[str, Any], faces: int) -> str:
+def _figures(row: Mapping[str, Any], faces: int) -> str:
     if row["status"] != "done":
         return ""
     told = [("face", str(row["face"]))] if faces > 1 else []

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class PhotoEnd:
 
     photo: ListedPhoto
     status: str
-    rows: Sequence[dict[str, Any]] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
     run: Path | None = None
     result: str | None = None
     saved: Path | None = None
@@ -233,7 +233,7 @@ class BatchRun:
         return PhotoEnd(
             photo,
             FAILED if entry.failed else DONE,
-            [{**row, "photo": name, "sha256": sha256} for row in entry.rows],
+            [_row_of(row, name, sha256) for row in entry.rows],
             None if entry.run is None else Path(os.path.normpath(self.folder / entry.run)),
             entry.result,
             None if self.saving is None else self.saving.saved_at(photo, *entry.key),
@@ -273,6 +273,13 @@ class BatchRun:
             if entry is not None:
                 return self.end_of(photo, entry)
         return PhotoEnd(photo, MISSING)
+
+
+def _row_of(row: Mapping[str, Any], name: str, sha256: str) -> Mapping[str, Any]:
+    """A row under the photo's own name, which equal photos do not share; the row itself where it says so already."""
+    if (row.get("photo"), row.get("sha256")) == (name, sha256):
+        return row
+    return {**row, "photo": name, "sha256": sha256}
 
 
 def thumbnail(key: Key, name: str) -> str:
