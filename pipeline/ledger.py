@@ -18,7 +18,7 @@ from data.files import file_sha256
 from pipeline.artifacts import append_lines, plain, read_lines
 
 LEDGER, HASHES, SHARDS = "ledger.jsonl", "hashes.jsonl", "shards"
-_ITEM, _SAVED = "item", "saved"
+_LINE, _ITEM, _SAVED = "line", "item", "saved"
 
 Key = tuple[str, str]
 """(the photo's sha256, the recipe's hash)."""
@@ -75,14 +75,14 @@ class Ledger:
     def _take(self, line: Any) -> None:
         if not isinstance(line, dict):
             return
-        kind, told = line.get("kind"), {name: value for name, value in line.items() if name != "kind"}
+        what, told = line.get(_LINE), {name: value for name, value in line.items() if name != _LINE}
         try:
-            if kind == _ITEM:
+            if what == _ITEM:
                 entry = Entry(**{**told, "rows": tuple(told.get("rows", ()))})
                 before = self.entries.get(entry.key)
                 if before is None or before.failed or not entry.failed:
                     self.entries[entry.key] = entry
-            elif kind == _SAVED:
+            elif what == _SAVED:
                 self.saved[tuple(told["of"])] = str(told["path"])
         except (TypeError, KeyError):
             return
@@ -91,12 +91,12 @@ class Ledger:
         """Remember how an item ended, for good once this returns."""
         self.entries[entry.key] = entry
         told = {name: getattr(entry, name) for name in Entry.__dataclass_fields__}
-        self._append({"kind": _ITEM, **told})
+        self._append({_LINE: _ITEM, **told})
 
     def add_saved(self, of: tuple[str, ...], path: Path) -> None:
         """Remember where the result of a photo lies; `of` is what it is, told apart from every other saving."""
         self.saved[of] = str(path)
-        self._append({"kind": _SAVED, "of": list(of), "path": str(path)})
+        self._append({_LINE: _SAVED, "of": list(of), "path": str(path)})
 
     def _append(self, line: Mapping[str, Any]) -> None:
         append_lines(self.folder / LEDGER, [json.dumps(plain(line), ensure_ascii=True, allow_nan=False)])
