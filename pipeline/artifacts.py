@@ -86,8 +86,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically; floats that are not finite become null."""
-    write_bytes(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write a value as indented JSON, atomically; floats that are not finite become null.
+
+    Names that are no Unicode hold lone surrogates, which become the escapes that JSON has for them.
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def append_lines(path: Path, lines: Sequence[str], sync: bool = True) -> None:
@@ -186,7 +190,8 @@ class StageWriter:
 
     def json(self, name: str, value: Any) -> None:
         """Store numbers, strings, lists and dictionaries."""
-        self.bytes(name, json.dumps(plain(value), ensure_ascii=False, allow_nan=False).encode())
+        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+        self.bytes(name, text.encode("utf-8", "backslashreplace"))
 
     def bytes(self, name: str, content: bytes) -> None:
         """Store an encoded file."""

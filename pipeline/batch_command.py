@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from data.errors import OutputError, UsageError
 from pipeline.batch_config import read_shard
 from pipeline.folders import BESIDE, check_photos, effective, experiment_name
-from pipeline.photo_lists import STDIN, PhotoList, in_shard, list_photos
+from pipeline.photo_lists import STDIN, PhotoList, fixed_part, in_shard, list_photos
 from pipeline.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -70,12 +70,22 @@ def checked(config: RunConfig) -> RunConfig:
     return replace(config, save=save)
 
 
+def batch_name(words: Sequence[str]) -> str | None:
+    """The middle of the name of a batch's folder; None where it follows from a single folder, list or photo."""
+    if len(words) != 1:
+        return None
+    if words[0] == STDIN:
+        return "list"
+    fixed = fixed_part(words[0])
+    return None if fixed is None else os.path.basename(os.path.abspath(fixed))
+
+
 class _Call:
     """One call of the command, from the listed photos to the printed lines."""
 
     def __init__(self, command: BatchCommand, listed: PhotoList) -> None:
         self.command, self.config, self.listed = command, command.config, listed
-        name = "list" if command.words == (STDIN,) else None
+        name = batch_name(command.words)
         self.folder = Path(self.config.out).absolute() / experiment_name(
             command.words, command.overrides, name, kind="batch"
         )

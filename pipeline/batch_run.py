@@ -218,8 +218,8 @@ class BatchRun:
             try:
                 saved = self.saving.save(photo, *entry.key, end.run / end.result)
                 end = replace(end, saved=saved)
-                if saved is None:
-                    wanted = self.saving.wanted(photo, entry.sha256, Path(end.result).suffix)
+                if saved is None:  # on_exists=skip
+                    wanted = self.saving.wanted(photo, entry.sha256, Path(str(end.result)).suffix)
                     self.console.warn(f"{shown(str(wanted))} is there already, so nothing is saved (on_exists=skip)")
             except NoSpaceError:
                 raise

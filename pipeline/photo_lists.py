@@ -148,11 +148,17 @@ def _in_list(content: bytes, folder: Path, what: str) -> Iterator[ListedPhoto]:
         yield _listed(path, os.path.basename(path) if below.startswith(os.pardir + os.sep) else below)
 
 
+def fixed_part(pattern: str) -> str | None:
+    """The folder before a pattern's first part with a wildcard; None of a word that is no pattern, or is there."""
+    parts = Path(pattern).parts
+    wild = [number for number, part in enumerate(parts) if _MAGIC.search(part)]
+    return str(Path(*parts[: wild[0]])) if wild and not os.path.lexists(pattern) else None
+
+
 def _by_pattern(pattern: str, out: str, found: PhotoList) -> Iterator[ListedPhoto]:
     """The photos below the part of a pattern that has no wildcard whose path matches; `**` is any folders."""
-    parts = Path(pattern).parts
+    root, parts = str(fixed_part(pattern)), Path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if _MAGIC.search(part))
-    root = str(Path(*parts[:fixed])) if fixed else "."
     if not os.path.isdir(root):
         raise UsageError(f"{shown(pattern)} matches nothing: {shown(root)} is no folder")
     wanted = _matcher(parts[fixed:])

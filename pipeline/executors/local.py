@@ -206,6 +206,10 @@ def _work(job: BatchJob, pipe: connection.Connection) -> None:
     with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
         _leave_terminal()
         threading.Thread(target=_end_with_parent, daemon=True).start()
+        from tqdm import tqdm
+
+        # Its own lock is a semaphore of the system, of which a killed process would leave a warning behind.
+        tqdm.set_lock(threading.RLock())
         from pipeline.errors import sentence
         from pipeline.executors.worker import Worker
 
@@ -217,8 +221,9 @@ def _work(job: BatchJob, pipe: connection.Connection) -> None:
         try:
             while True:
                 pipe.send(("outcome", worker.run(pipe.recv())))
-        finally:
+        except (KeyboardInterrupt, EOFError, OSError):
             worker.close()
+            os._exit(0)  # taking torch down takes longer than the last photo may have taken
 
 
 def _leave_terminal() -> None:
