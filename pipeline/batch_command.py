@@ -92,10 +92,10 @@ class _Call:
         self.own = self.folder
         self.photos = listed.photos
         if self.config.batch.shard is not None:
-            from pipeline.ledger import SHARDS
+            from pipeline.ledger import PART_OF, SHARDS
 
             number, count = read_shard(self.config.batch.shard)
-            self.own = self.folder / SHARDS / f"{number}_of_{count}"
+            self.own = self.folder / SHARDS / f"{number}{PART_OF}{count}"
             self.photos = in_shard(listed.photos, number, count)
 
     def run(self) -> int:

@@ -1,8 +1,9 @@
 """What a batch remembers from call to call: which work items have ended, what was saved where, and photos' hashes.
 
 Files of JSON lines that only ever grow: one line for each item that ends, on the disk before the next one counts. A
-part of a job array (`shard=i/n`) writes into a folder of its own, and every call reads what all parts wrote. Names that
-are no Unicode are kept as JSON's escapes of lone surrogates, and come back the same.
+part of a job array (`shard=i/n`) writes into a folder of its own and reads what parts of other divisions wrote; a call
+without parts reads what all wrote. Names that are no Unicode are kept as JSON's escapes of lone surrogates, and come
+back the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from data.files import file_sha256
 from pipeline.artifacts import append_lines, plain, read_lines
 
-LEDGER, HASHES, SHARDS = "ledger.jsonl", "hashes.jsonl", "shards"
+LEDGER, HASHES, SHARDS, PART_OF = "ledger.jsonl", "hashes.jsonl", "shards", "_of_"
 _LINE, _ITEM, _SAVED = "line", "item", "saved"
 
 Key = tuple[str, str]
@@ -66,9 +67,9 @@ class Ledger:
 
     @staticmethod
     def open(batch: Path, folder: Path) -> Ledger:
-        """What every part of the batch in the folder `batch` has written; unreadable lines count for nothing."""
+        """What the batch in the folder `batch` and its parts have written; unreadable lines count for nothing."""
         ledger = Ledger(folder)
-        for path in _files(batch, LEDGER):
+        for path in _files(batch, LEDGER, folder):
             for line in read_lines(path):
                 ledger._take(line)
         return ledger
@@ -104,9 +105,18 @@ class Ledger:
         append_lines(self.folder / LEDGER, [json.dumps(plain(line), ensure_ascii=True, allow_nan=False)])
 
 
-def _files(batch: Path, name: str) -> Iterator[Path]:
+def _files(batch: Path, name: str, own: Path) -> Iterator[Path]:
+    """The files of that name which a call that writes into `own` has to know.
+
+    A part leaves out the other parts of its own division, which have none of its photos: else each of a thousand tasks
+    of a job array would read what all have done.
+    """
     yield batch / name
-    yield from sorted((batch / SHARDS).glob(f"*/{name}"))
+    _, of, count = own.name.partition(PART_OF)
+    for path in sorted((batch / SHARDS).glob(f"*/{name}")):
+        beside = own != batch and path.parent != own and path.parent.name.endswith(f"{of}{count}")
+        if not beside:
+            yield path
 
 
 class ChangingError(Exception):
@@ -119,7 +129,7 @@ class HashCache:
     def __init__(self, batch: Path, folder: Path) -> None:
         self._path = folder / HASHES
         self._known: dict[str, tuple[int, int, int, str]] = {}
-        for path in _files(batch, HASHES):
+        for path in _files(batch, HASHES, folder):
             for line in read_lines(path):
                 if isinstance(line, list) and len(line) == 5:
                     self._known[line[0]] = (line[1], line[2], line[3], line[4])
