@@ -58,7 +58,7 @@ def test_lines_that_are_none_of_ours_count_for_nothing(tmp_path: Path) -> None:
     assert list(Ledger.open(tmp_path, tmp_path).entries) == [DONE.key]
 
 
-def test_every_call_sees_what_the_parts_wrote_and_writes_only_its_own(tmp_path: Path) -> None:
+def test_a_call_sees_what_the_parts_wrote_and_a_part_writes_only_its_own(tmp_path: Path) -> None:
     parts = [tmp_path / SHARDS / f"{number}_of_2" for number in (1, 2)]
     for number, part in enumerate(parts):
         part.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_every_call_sees_what_the_parts_wrote_and_writes_only_its_own(tmp_path: 
     whole = Ledger.open(tmp_path, tmp_path)
     assert {key[0][0] for key in whole.entries} == {"0", "1"}
     whole.add(FAILED)
-    assert set(Ledger.open(tmp_path, parts[0]).entries) == set(whole.entries)
+    assert set(Ledger.open(tmp_path, parts[0]).entries) == {key for key in whole.entries if key[0] != "1" * 64}
     assert [len(list(read_lines(part / LEDGER))) for part in parts] == [1, 1]
 
 
