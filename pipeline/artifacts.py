@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,22 @@ def _sync_files(folder: Path) -> None:
         finally:
             os.close(descriptor)
     sync_folder(folder)
+
+
+def prune_run(root: Path, outputs: Iterable[tuple[str, str]], files: Iterable[str]) -> None:
+    """Remove finished outputs of a run folder, given as (stage, key), and files at its top; others' stay.
+
+    Raises OutputError when something cannot be removed.
+    """
+    store = StageStore(root)
+    for stage, key in outputs:
+        with writing(store.folder(stage, key)):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(store.folder(stage, key))
+            with contextlib.suppress(OSError):  # outputs of other recipes are in it
+                (root / stage).rmdir()
+    for name in files:
+        remove_file(root / name)
 
 
 class Checkpoints:

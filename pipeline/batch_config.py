@@ -45,6 +45,7 @@ class BatchConfig:
     """What a batch does with its photos as a whole.
 
     `names`: the pattern of the results' names. `shard`: `i/n`, the i-th of n parts. `max_failures` 0: never stop.
+    `keep`: what stays of the run folders of photos that are done.
     """
 
     KEY: ClassVar[str] = "batch"
@@ -52,6 +53,7 @@ class BatchConfig:
     shard: str | None = None
     max_failures: int = knob(0, 0, 10_000_000)
     page_photos: int = knob(200, 1, 10000)
+    keep: str = knob("all", choices=("all", "results"))
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)

@@ -94,8 +94,9 @@ def job_of(config: RunConfig, config_hash: str, debug: bool) -> BatchJob:
         workers, threads = share_out(executor.workers, config.threads, cores(), memory_bytes(), gpus)
     sends = executor.name != "local" and executor.photos == "bytes"
     return BatchJob(
-        values, config_hash, threads, workers, gpus, executor.retries, debug, executor.address, send_bytes=sends
-    )
+        values, config_hash, threads, workers, gpus, executor.retries, debug, executor.address, send_bytes=sends,
+        keep_all=config.batch.keep == "all",
+    )  # fmt: skip
 
 
 def share_out(workers: int, threads: int, cores: int, memory: int, gpus: int) -> tuple[int, int]:

@@ -131,3 +131,13 @@ def small_photos(folder: Path, sample: Path, names: Mapping[str, Callable[[np.nd
     for name, change in names.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(folder / name), change(picture))
+
+
+def short_batch(photos: Path, generator: Path, out: Path) -> list[str]:
+    """The words of a batch of short runs of every stage, on crops that need no face found."""
+    return [
+        *("batch", str(photos), f"out={out}", f"generator.path={generator}", "threads=1", "progress=false"),
+        *("align=center", "invert.steps=6", "invert.start_samples=4", "invert.w_stats_samples=50", "tune.steps=6"),
+        *("invert.weights.perceptual=0.0", "tune.weights.perceptual=0.0", "measure.metrics=false", "edit.steps=6"),
+        *("edit.points=[[70.0,80.0,80.0,80.0]]", "executor.workers=1"),
+    ]

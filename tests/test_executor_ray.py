@@ -31,7 +31,7 @@ from pipeline.executors import ray as ray_executor
 from pipeline.executors.protocol import AGAIN, DONE, BatchJob, WorkItem
 from pipeline.executors.ray import RayExecutor
 from pipeline.executors.table import executor_for
-from tests.batches import batch_folder, small_photos
+from tests.batches import batch_folder, short_batch, small_photos
 from tests.runs import PHOTO, short_config
 
 STORE_BYTES = 80 * 2**20
@@ -56,6 +56,14 @@ with_ray = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_nicer_than_others() -> Iterator[None]:
+    """Ray makes its workers give way to every other process, which on a busy machine is waiting without end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster of a head and one more node, each with one processor."""
@@ -70,16 +78,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             yield found
         finally:
             found.shutdown()
-
-
-def words(photos: Path, generator: Path, out: Path, *more: str) -> list[str]:
-    """A batch of short runs of every stage, on crops that need no face found."""
-    return [
-        *("batch", str(photos), f"out={out}", f"generator.path={generator}", "threads=1", "progress=false"),
-        *("align=center", "invert.steps=6", "invert.start_samples=4", "invert.w_stats_samples=50", "tune.steps=6"),
-        *("invert.weights.perceptual=0.0", "tune.weights.perceptual=0.0", "measure.metrics=false", "edit.steps=6"),
-        *("edit.points=[[70.0,80.0,80.0,80.0]]", *more),
-    ]
 
 
 def ledger_items(folder: Path) -> list[dict[str, Any]]:
@@ -150,7 +148,7 @@ class Killer(threading.Thread):
 def local_results(photos: Path, generator: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the local executor's processes compute."""
     out = tmp_path_factory.mktemp("local")
-    assert main(words(photos, generator, out, "executor.workers=2")) == 0
+    assert main([*short_batch(photos, generator, out), "executor.workers=2"]) == 0
     return computed(out)
 
 
@@ -245,7 +243,8 @@ def test_killed_workers_and_a_lost_node_lose_nothing_and_repeat_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
-    call = words(photos, generator, out, "executor=ray", f"executor.address={nodes.address}")
+    call = [*short_batch(photos, generator, out), "executor=ray", f"executor.address={nodes.address}"]
+    call.remove("executor.workers=1")
     raylet = next(node for node in nodes.worker_nodes).all_processes["raylet"][0].process
     killer = Killer(out, psutil.Process(raylet.pid))
     killer.start()
@@ -273,7 +272,7 @@ def test_ctrl_c_ends_a_cluster_of_its_own_and_the_same_command_goes_on(
     photos: Path, generator: Path, tmp_path: Path, local_results: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    call = words(photos, generator, out, "executor=ray", "executor.workers=1", "invert.steps=6")
+    call = [*short_batch(photos, generator, out), "executor=ray"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *call], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,

@@ -10,7 +10,11 @@ import pytest
 from benchmarks.bookkeeping import measure_bookkeeping
 from benchmarks.cluster_model import Cluster, Work, expected_loss, simulate, young_interval_s
 from pipeline.batch_report import MOST_LINKS, NEAR_LINKS, _navigation
+from pipeline.cli import main
+from pipeline.executors.worker import Worker
 from pipeline.ledger import SHARDS, Entry, HashCache, Ledger
+from tests.batches import Inline, short_batch, small_photos, use
+from tests.runs import PHOTO
 
 
 def test_without_failures_every_worker_is_busy_to_the_end() -> None:
@@ -109,3 +113,31 @@ def test_pages_link_to_their_neighbours_and_far_ahead(count: int) -> None:
     for number in {1, count, min(here + NEAR_LINKS, count)} - {here}:
         assert f'href="page{number}.html"' in text
     assert _navigation(links[:1], 1) == ""
+
+
+def outputs(run: Path) -> set[Path]:
+    """The finished outputs in a run folder, as stage/key."""
+    return {path.parent.relative_to(run) for path in run.glob("*/*/stage.json")}
+
+
+def test_results_alone_stay_where_they_are_all_that_is_wanted(
+    generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another recipe has in the run folder stays, and a second call computes nothing."""
+    use(monkeypatch, Inline(lambda job, item: Worker(job).run(item)))
+    photos, out, to = tmp_path / "photos", tmp_path / "out", tmp_path / "to"
+    photos.mkdir()
+    small_photos(photos, PHOTO, {"one.png": lambda picture: picture})
+    other = [*short_batch(photos, generator, out), "invert.steps=5"]
+    assert main(other) == 0
+    (run,) = out.glob("one_*")
+    before = outputs(run)
+    call = [*short_batch(photos, generator, out), "batch.keep=results", f"save={to}"]
+    assert main(call) == 0
+    names = {"manifest.json", "edits.json", "one_edited.png", "one_edited.png.photodrag.json"}
+    assert {path.name for path in run.iterdir() if path.is_file()} == {*names, "latent.safetensors"}
+    assert outputs(run) == {path for path in before if path.parts[0] != "align"}
+    assert (to / "one_edited.png").read_bytes() == (run / "one_edited.png").read_bytes()
+    first = (run / "manifest.json").read_bytes()
+    assert main(call) == 0
+    assert (run / "manifest.json").read_bytes() == first

@@ -65,7 +65,8 @@ class BatchJob:
     `save` in it are None, and `out` is absolute. threads: processor threads of each worker, at least 1. workers: how
     many there are, 0 for as many as the cluster at `address` holds. gpus: of this machine, 0 where none may be used.
     retries: new tries of an item whose worker died. debug: outcomes of failures hold a traceback. address: of a running
-    cluster. send_bytes: photos travel as bytes.
+    cluster. send_bytes: photos travel as bytes. keep_all: False leaves of a photo's run folder only what `batch.keep`
+    calls results.
     """
 
     config: Mapping[str, Any]
@@ -77,6 +78,7 @@ class BatchJob:
     debug: bool = False
     address: str | None = None
     send_bytes: bool = False
+    keep_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)

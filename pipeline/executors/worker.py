@@ -18,10 +18,11 @@ import cv2
 import pipeline.run
 from data.errors import OutputError
 from data.photo import read_photo
+from pipeline.artifacts import prune_run
 from pipeline.errors import sentence, stage_of
 from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem, changed
 from pipeline.folders import RECIPE_SUFFIX
-from pipeline.locks import RunInUseError
+from pipeline.locks import RunInUseError, run_lock
 from pipeline.memory import keep_freed_memory
 from pipeline.models import Models, pick_device
 from pipeline.pictures import jpeg_bytes, preview, read_picture, split_pair
@@ -35,6 +36,9 @@ THUMBNAIL_PX = 360
 PAIR = "before_after.png"
 KEPT_FILES = ("manifest.json", "report.html", PAIR, "edits.json", "edit.mp4", "latent.safetensors")
 """What of a run folder travels back, beside the result and its recipe, where the batch cannot read a worker's disk."""
+REPORT, LATENT = "report.html", ".safetensors"
+KEPT_RESULTS = ("manifest.json", "edits.json", f"latent{LATENT}")
+"""What stays of it with `batch.keep=results`, in either case."""
 
 
 def config_of(job: BatchJob) -> RunConfig:
@@ -95,7 +99,11 @@ class Worker:
         outcome = self._compute(Path(item.photo), self.config, console)
         if (outcome.manifest.get("hashes") or {}).get("photo") != item.sha256:
             return changed(item)
-        return self._outcome(item, outcome)
+        told = self._outcome(item, outcome)
+        if told.status == DONE and not self.job.keep_all:
+            with contextlib.suppress(RunInUseError), run_lock(outcome.run_dir):
+                _prune(outcome)
+        return told
 
     def _run_content(self, item: WorkItem, content: bytes, console: Console) -> ItemOutcome:
         """As `_run`, of a photo that came as bytes: in a folder of this worker's machine, whose files are sent back."""
@@ -108,7 +116,7 @@ class Worker:
             photo.write_bytes(content)
             run = self._compute(photo, replace(self.config, out=str(folder / "runs")), console)
             told = self._outcome(item.without_content(), run)
-            names = [*KEPT_FILES]
+            names = [*(KEPT_FILES if self.job.keep_all else KEPT_RESULTS)]
             if told.result is not None:
                 names += [Path(told.result).name, Path(told.result).name + RECIPE_SUFFIX]
             files = {name: (run.run_dir / name).read_bytes() for name in names if (run.run_dir / name).is_file()}
@@ -161,6 +169,16 @@ def _is_as_hashed(item: WorkItem) -> bool:
     except OSError:
         return False
     return (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
+
+
+def _prune(run: RunOutcome) -> None:
+    """Leave of a finished run its results, and what other recipes have in its folder."""
+    manifest, result = run.manifest, _finished_photo(run)
+    products = {*manifest.get("products", {}), REPORT}
+    kept = {*KEPT_RESULTS, *(name for name in products if name.startswith("latent") and name.endswith(LATENT))}
+    kept |= set(manifest.get("results", [])) if result is None else {result.name, f"{result.name}{RECIPE_SUFFIX}"}
+    outputs = [manifest.get("keys", {}), *(face["keys"] for face in manifest.get("faces", []))]
+    prune_run(run.run_dir, [(stage, key) for keys in outputs for stage, key in keys.items()], sorted(products - kept))
 
 
 def _finished_photo(run: RunOutcome) -> Path | None:
