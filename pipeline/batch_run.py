@@ -151,9 +151,9 @@ class BatchRun:
             return
         self.computed += 1
         entry = self._entry(outcome)
+        self._keep_pictures(outcome)
         if outcome.status != AGAIN:
             self.ledger.add(entry)
-        self._keep_pictures(outcome)
         for photo in photos:
             self._end(photo, entry, reused=False, traceback=outcome.traceback)
 

@@ -17,6 +17,7 @@ from data.errors import OutputError
 from pipeline import delivery, ledger
 from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem
 from pipeline.photo_lists import name_hash
+from pipeline.progress import Console
 from tests.batches import Inline, batch, batch_folder, errors, made_up, put_photos, rows, saved, summary, tree, use
 
 
@@ -461,6 +462,25 @@ def test_checks_before_a_batch_are_made_once_and_not_for_each_photo(
     monkeypatch.setattr(delivery.Inputs, "__init__", lambda self, paths=(): made.append(1) or inputs(self, paths))
     assert batch(tmp_path / "out", given, f"save={tmp_path}/to") == 0
     assert made == [1]
+
+
+def test_a_bar_shows_how_far_a_batch_is_and_only_failures_have_lines(
+    tmp_path: Path, inline: Inline, given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_photos(given, "bad.jpg")
+    assert batch(tmp_path / "out", given, progress=True) == 1
+    printed = capsys.readouterr()
+    assert "6/6" in printed.err and "failed=1" in printed.err and "photos: 100%" in printed.err
+    assert "bad.jpg: failed: bad.jpg has no face." in printed.err
+    assert "a.jpg: done" not in printed.out
+
+
+def test_the_rate_counts_what_this_call_computes_alone() -> None:
+    with Console().photos(10) as bar:
+        for number in range(8):
+            bar.step(reused=number < 6, failed=False)
+        inside = bar._bar
+        assert (inside.n, inside.initial, inside.total) == (8, 6, 10)
 
 
 def test_a_result_is_never_written_over_a_photo(tmp_path: Path, inline: Inline) -> None:
