@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -20,12 +21,12 @@ from pipeline import cli
 from pipeline.arguments import parse_arguments
 from pipeline.batch_recipe import WORKER_BYTES, share_out
 from pipeline.executors import local
-from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, WorkItem
+from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem
 from pipeline.executors.worker import Worker
 from pipeline.locks import run_lock
 from pipeline.schema import RunConfig
-from tests.batches import batch, batch_folder, errors, rows, saved, small_photos, summary, tree
-from tests.runs import PHOTO, POINTS, short_config
+from tests.batches import Inline, batch, batch_folder, errors, rows, saved, small_photos, summary, tree, use
+from tests.runs import PHOTO, POINTS, run_dir, short_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 UNIX = pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
@@ -339,6 +340,25 @@ def test_settings_of_the_batch_change_no_stage_and_no_recipe(tmp_path: Path, gen
     assert recipe_hash(config) != recipe_hash(dataclasses.replace(config, seed=1))
     assert all(reused for _, reused in stage_entries(run(other).run_dir))
     assert config.edit.points == POINTS
+
+
+def test_the_drags_of_a_run_are_made_on_every_photo(
+    tmp_path: Path, generator: Path, photos: Path, finished_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[Worker] = []
+
+    def real(job: BatchJob, item: WorkItem) -> ItemOutcome:
+        if not workers:
+            workers.append(Worker(job))
+        return workers[0].run(item)
+
+    use(monkeypatch, Inline(real))
+    few = [word for word in FEW if not word.startswith("edit=")]
+    words = [photos / "sub", *few, "edit=drag", f"edit.replay={run_dir(finished_out)}", f"generator.path={generator}"]
+    assert batch(tmp_path / "out", *words, f"save={tmp_path}/to") == 1
+    assert saved(tmp_path / "to") == ["b_edited.jpg", "c_edited.png"]
+    edits = [json.loads(path.read_bytes())["edits"] for path in (tmp_path / "to").glob("*.photodrag.json")]
+    assert edits == [json.loads((run_dir(finished_out) / "edits.json").read_bytes())["edits"]] * 2
 
 
 def test_a_model_that_is_missing_is_told_before_any_worker_starts(

@@ -17,6 +17,7 @@ from data.errors import OutputError
 from pipeline import delivery, ledger
 from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem
 from pipeline.photo_lists import name_hash
+from pipeline.progress import Console
 from tests.batches import Inline, batch, batch_folder, errors, made_up, put_photos, rows, saved, summary, tree, use
 
 
@@ -73,10 +74,33 @@ def test_only_what_is_new_changed_or_lost_is_computed_again(tmp_path: Path, inli
     (given / "2024/c.jpg").rename(given / "moved.jpg")
     lost = next(out.glob("é*"))
     shutil.rmtree(lost)
+    (to / "2024/é, d=1_edited.jpg").unlink()
     assert batch(out, given, f"save={to}") == 0
     assert sorted(inline.names()) == ["2024/é, d=1.jpg", "b.png", "new.jpg"]
     assert (to / "moved_edited.jpg").is_file()  # computed under its old name, saved under the new one
     assert (to / "b_edited-2.png").read_bytes() == b"another photox"
+
+
+def test_run_folders_of_saved_results_may_go(tmp_path: Path, inline: Inline, given: Path) -> None:
+    out, to = tmp_path / "out", tmp_path / "to"
+    batch(out, given, f"save={to}")
+    inline.names()
+    for run in [path for path in out.iterdir() if not path.name.startswith("batch_")]:
+        shutil.rmtree(run)
+    assert batch(out, given, f"save={to}") == 0
+    assert inline.names() == []
+    (to / "b_edited.png").unlink()
+    assert batch(out, given, f"save={to}") == 0
+    assert inline.names() == ["b.png"]
+    assert len(saved(to)) == 5
+
+
+def test_a_photo_equal_to_one_that_failed_fails_with_it(tmp_path: Path, inline: Inline) -> None:
+    put_photos(tmp_path / "given", "bad.jpg")
+    shutil.copy(tmp_path / "given/bad.jpg", tmp_path / "given/same.jpg")
+    assert batch(tmp_path / "out", tmp_path / "given") == 1
+    assert inline.names() == ["bad.jpg"]
+    assert [error["photo"] for error in errors(batch_folder(tmp_path / "out"))] == ["bad.jpg", "same.jpg"]
 
 
 def test_another_run_in_the_same_folder_does_not_pass_for_the_batch_s(
@@ -461,6 +485,25 @@ def test_checks_before_a_batch_are_made_once_and_not_for_each_photo(
     monkeypatch.setattr(delivery.Inputs, "__init__", lambda self, paths=(): made.append(1) or inputs(self, paths))
     assert batch(tmp_path / "out", given, f"save={tmp_path}/to") == 0
     assert made == [1]
+
+
+def test_a_bar_shows_how_far_a_batch_is_and_only_failures_have_lines(
+    tmp_path: Path, inline: Inline, given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_photos(given, "bad.jpg")
+    assert batch(tmp_path / "out", given, progress=True) == 1
+    printed = capsys.readouterr()
+    assert "6/6" in printed.err and "failed=1" in printed.err and "photos: 100%" in printed.err
+    assert "bad.jpg: failed: bad.jpg has no face." in printed.err
+    assert "a.jpg: done" not in printed.out
+
+
+def test_the_rate_counts_what_this_call_computes_alone() -> None:
+    with Console().photos(10) as bar:
+        for number in range(8):
+            bar.step(reused=number < 6, failed=False)
+        inside = bar._bar
+        assert (inside.n, inside.initial, inside.total) == (8, 6, 10)
 
 
 def test_a_result_is_never_written_over_a_photo(tmp_path: Path, inline: Inline) -> None:

@@ -57,7 +57,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=_work, args=(job, theirs), name=f"photodrag-worker-{number}", daemon=False
+            target=_work, args=(job, theirs), name=f"photodrag-worker-{number}", daemon=True
         )
         self.number = number
         self.task: tuple[WorkItem, int] | None = None
@@ -144,12 +144,17 @@ class _Crew:
         return process.task
 
     def stop(self) -> None:
-        """End every process: those with an item store their checkpoint."""
-        for process in self._processes:
-            process.interrupt()
+        """End every process: those with an item store their checkpoint first, unless Ctrl-C is pressed again."""
         deadline = time.monotonic() + STOPPING_S
-        for process in self._processes:
-            process.finish(deadline)
+        try:
+            for process in self._processes:
+                process.interrupt()
+            for process in self._processes:
+                process.finish(deadline)
+        except KeyboardInterrupt:
+            for process in self._processes:
+                process.finish(0.0)
+            raise
 
 
 @contextlib.contextmanager
