@@ -30,6 +30,7 @@ _QUIET = {
 }
 
 _JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+_STARTING = {"RAY_worker_niceness": "0"}  # Ray's workers would give way to every other process, which ours do not
 
 
 def import_ray(address: str | None = None) -> ModuleType:
@@ -37,7 +38,7 @@ def import_ray(address: str | None = None) -> ModuleType:
 
     address: of the cluster that will be joined; Ray then asks there once (for some 40 s), and not 20 times.
     """
-    for name, value in (_QUIET if address is None else _QUIET | _JOINING).items():
+    for name, value in (_QUIET | (_STARTING if address is None else _JOINING)).items():
         os.environ.setdefault(name, value)
     try:
         import ray
