@@ -47,7 +47,8 @@ STAGES = ("align", "invert", "tune", "measure", "edit", "blend")
 
 @dataclasses.dataclass(slots=True)
 class PhotoCost:
-    """What photos cost: seconds of each, and figures by name for the JSON; `row` is one photo's of the table."""
+    """What photos cost: processor seconds of each, which a busy machine does not lengthen as it does those of the clock,
+    and figures by name for the JSON; `row` is one photo's of the table."""
 
     seconds: list[float]
     figures: dict[str, float]
@@ -83,7 +84,7 @@ def measure_photos(folder: Path | None, count: int) -> PhotoCost:
     figures = {name: statistics.median(values) for name, values in columns.items()}
     figures |= {"photos_measured": count, "start_s": start_s, "checkpoint_s": statistics.median(saves)}
     figures["worker_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return PhotoCost(columns["photo_s"], figures, row)
+    return PhotoCost(columns["photo_cpu_s"], figures, row)
 
 
 def _timed_saves() -> list[float]:
@@ -191,9 +192,10 @@ def _told(one: Scenario, course: Course) -> dict[str, float]:
 
 
 def _checkpoint_interval_s(cost: PhotoCost) -> float:
-    """Seconds between two checkpoints of a photo: those of the inversion, whose steps are the longest."""
-    config = compose(["edit=smile"])
-    return cost.figures["stage_invert_s"] / config.invert.steps * config.invert.checkpoint_every
+    """Processor seconds between two checkpoints of a photo: those of the inversion, whose steps are the longest."""
+    config, figures = compose(["edit=smile"]), cost.figures
+    own = figures["photo_cpu_s"] / figures["photo_s"]
+    return figures["stage_invert_s"] * own / config.invert.steps * config.invert.checkpoint_every
 
 
 def main(words: Sequence[str] | None = None) -> None:
