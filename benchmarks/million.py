@@ -47,8 +47,8 @@ STAGES = ("align", "invert", "tune", "measure", "edit", "blend")
 
 @dataclasses.dataclass(slots=True)
 class PhotoCost:
-    """What photos cost: processor seconds of each, which a busy machine does not lengthen as it does those of the clock,
-    and figures by name for the JSON; `row` is one photo's of the table."""
+    """What photos cost: processor seconds of each, which a busy machine lengthens less than those of the clock, and
+    figures by name for the JSON; `row` is one photo's of the table."""
 
     seconds: list[float]
     figures: dict[str, float]
