@@ -27,3 +27,7 @@ class ModelError(PhotodragError):
 
 class OutputError(PhotodragError):
     """What was made cannot be written: the disk is full, read-only or closed to this user."""
+
+
+class MemoryShortError(PhotodragError):
+    """More memory is needed than there is; the message says what takes less."""
