@@ -25,7 +25,8 @@ def latent_files(inversion: Inversion, metadata: Mapping[str, str]) -> dict[str,
     of the maps [r, r] by layer name) and "metadata". .safetensors: "w", "noise/<layer>" and the metadata in its header.
     """
     w = inversion.w[0].detach().float().cpu().contiguous().clone()
-    noise = {name: value.detach().float().cpu().contiguous().clone() for name, value in inversion.noise.items()}
+    found = sorted(inversion.noise.items())  # the same run must give the same bytes
+    noise = {name: value.detach().float().cpu().contiguous().clone() for name, value in found}
     named = {"w": w, **{NOISE_PREFIX + name: value for name, value in noise.items()}}
     return {
         ".npy": _numpy_bytes(w.numpy()),
