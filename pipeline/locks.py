@@ -54,8 +54,10 @@ def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            path.unlink(missing_ok=True)
+        finally:  # whatever stops the removal: a descriptor left open would hold the lock
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

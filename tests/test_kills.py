@@ -7,12 +7,9 @@ there. Real kills of whole processes are the benchmark's (`benchmarks/kills.py`)
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -39,6 +36,7 @@ from pipeline.progress import Console
 from pipeline.run import run
 from pipeline.schema import RunConfig
 from tests.runs import CHAIN, run_dir, short_config
+from tests.watched_changes import before_changes
 
 ROOT = Path(__file__).resolve().parents[1]
 TOGETHER = """
@@ -49,8 +47,6 @@ from tests.runs import short_config
 
 run(short_config(Path(sys.argv[1]), Path(sys.argv[2])))
 """
-CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
-WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 class Moments:
@@ -61,46 +57,14 @@ class Moments:
         self.found: list[Path] = []
         self.changes = 0
         self._before: object = None
-        self._busy = False
-
-    def before(self, event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
-        if self._busy or not (writes or event in CHANGES) or not str(arguments[0]).startswith(str(self.folder)):
-            return
-        self._busy = True
-        try:
-            self.changes += 1
-            self.look()
-        finally:
-            self._busy = False
 
     def look(self) -> None:
         """Copy the folder if something visible is new, gone or another file."""
+        self.changes += 1
         seen = [(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in visible_files(self.folder)]
         if seen != self._before:
             self._before = seen
             self.found.append(Path(shutil.copytree(self.folder, self.copies / str(len(self.found)))))
-
-
-_watched: list[Moments] = []
-
-
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    for moments in _watched:
-        moments.before(event, arguments)
-
-
-@contextmanager
-def watched(moments: Moments) -> Iterator[Moments]:
-    """Hear of every change; a hook cannot be taken off again, so it is put on once and listens only here."""
-    if not getattr(sys, "_photodrag_hook", False):
-        sys.addaudithook(_hook)
-        sys._photodrag_hook = True  # type: ignore[attr-defined]
-    _watched.append(moments)
-    try:
-        yield moments
-    finally:
-        _watched.remove(moments)
 
 
 def brief(generator: Path, folder: Path) -> RunConfig:
@@ -124,7 +88,8 @@ def test_a_run_that_ends_before_any_change_of_its_files_leaves_whole_ones_and_is
     expected = fingerprint(tmp_path / "whole")
     assert len(expected) > 30
     (tmp_path / "watched").mkdir()
-    with watched(Moments(tmp_path / "watched", tmp_path / "copies")) as moments:
+    moments = Moments(tmp_path / "watched", tmp_path / "copies")
+    with before_changes(moments.folder, moments.look):
         run(brief(generator, tmp_path / "watched"), models=models, console=console)
     assert fingerprint(tmp_path / "watched") == expected
     assert moments.changes > 100 and len(moments.found) > 30
