@@ -116,7 +116,7 @@ class Destination:
     def temporaries(self) -> list[Path]:
         """What a result and its recipe are called while they are written."""
         mark = hashlib.sha256(os.fsencode(self.run_folder.resolve())).hexdigest()[:16]
-        return [self.folder / f".photodrag-{mark}-{part}.tmp" for part in ("picture", "recipe")]
+        return [self.folder / f".photodrag-{mark}-{part}.tmp" for part in ("recipe", "picture")]
 
     def candidates(self, suffix: str) -> Iterator[Path]:
         """The names in the order in which they are tried: the plain one, then -2, -3 and so on."""
@@ -155,7 +155,7 @@ def plan(
     wanted = next(destination.candidates(suffix_for(format)))
     if name is not None or config.on_exists == "overwrite":
         _refuse_inputs(wanted, inputs)
-    _check_writable(save, folder)
+    check_writable(save, folder)
     return destination
 
 
@@ -178,7 +178,7 @@ def _refuse_inputs(path: Path, inputs: Inputs) -> None:
             )
 
 
-def _check_writable(save: str, folder: Path) -> None:
+def check_writable(save: str, folder: Path) -> None:
     """Raise UsageError unless files can be made in `folder`, or it can be created."""
     there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not there.is_dir():
@@ -191,7 +191,7 @@ def deliver(content: bytes, suffix: str, recipe: Callable[[str], bytes], destina
     """Write a result and its recipe, both whole or neither; the path of the result, None when `on_exists=skip` skips.
 
     recipe: gives the recipe's file for the result's name. A name is taken when the result or its recipe is there, but
-    for this very result without a recipe, which a killed run left: it gets its recipe.
+    for this very recipe without a result, which a killed run left: it gets its result.
     Raises UsageError where only an input could be written to, OutputError when the disk refuses.
     """
     with _saving(destination.folder):
@@ -200,7 +200,8 @@ def deliver(content: bytes, suffix: str, recipe: Callable[[str], bytes], destina
             temporary.unlink(missing_ok=True)
     for path in destination.candidates(suffix):
         own = path in destination.written
-        if _is_half(path, content) and not own and not destination.inputs.holds(path):
+        half = _is_half(path, recipe(path.name)) and not destination.inputs.holds(recipe_path(path))
+        if half and not own and not destination.inputs.holds(path):
             with _saving(path):
                 _write_pair(destination, path, content, recipe(path.name), replace=True)
             destination.written.add(path)
@@ -236,19 +237,23 @@ def _saving(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_half(path: Path, content: bytes) -> bool:
-    """Whether a run was killed between giving this very result its name and its recipe's; other files are not ours."""
-    if os.path.lexists(recipe_path(path)) or path.is_symlink():
+def _is_half(path: Path, recipe: bytes) -> bool:
+    """Whether a run was killed between giving this very recipe its name and its result's; other files are not ours."""
+    beside = recipe_path(path)
+    if os.path.lexists(path) or beside.is_symlink():
         return False
     try:
-        return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+        return beside.is_file() and beside.stat().st_size == len(recipe) and beside.read_bytes() == recipe
     except OSError:
         return False
 
 
 def _write_pair(destination: Destination, picture: Path, content: bytes, recipe: bytes, replace: bool) -> None:
-    """Both files under temporary names first, so that a full disk leaves nothing, then under their own."""
-    pairs = [(content, picture), (recipe, recipe_path(picture))]
+    """Both files under temporary names first, so that a full disk leaves nothing, then under their own.
+
+    The recipe comes first: a result without one would be taken for a photo when its folder is edited again.
+    """
+    pairs = [(recipe, recipe_path(picture)), (content, picture)]
     temporary = destination.temporaries()
     placed: list[Path] = []
     try:
