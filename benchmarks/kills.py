@@ -1,18 +1,18 @@
-"""Runs killed by kill -9 at random moments: what is visible then, and whether the next call ends in the same bits.
+"""Runs and batches killed by kill -9 at random moments: what is visible then, and whether the next call ends the same.
 
-    python benchmarks/kills.py [--moments 50] [--seed 0] [--json FILE]
+    python benchmarks/kills.py [--moments 50] [--batch-moments 12] [--seed 0] [--json FILE]
 
 One run of every stage (the embedded generator, few steps) is left alone and tells how long it takes and what it makes.
 Then the same command is started in an empty folder and killed, by turns at a moment drawn uniformly over the run's
 length and at one where a file is being written (its temporary name is there). Every file that is visible then must be
 whole; the same command is given again, and latents, weight changes, pictures and the photo must be those of the first
-run, to the bit.
+run, to the bit. Of a batch (three photos, two workers) by turns all processes are killed, the parent alone, whose
+workers must then end by themselves, and one worker alone, which the batch itself must make good.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
@@ -34,6 +34,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.batch_rate import sample_photos
+from benchmarks.common import tell
 from data.files import file_sha256
 from pipeline.artifacts import STAGE_FILE, Checkpoints, DamagedFilesError, StageStore, read_json, read_tensors
 
@@ -44,9 +46,14 @@ SETTINGS = (
     *("invert.steps=15", "invert.checkpoint_every=3", "invert.frame_every=5", "tune.steps=15"),
     *("tune.checkpoint_every=3", "threads=1", "progress=false"),
 )
+BATCH_PHOTOS = 3
+COUNTS = ("kill_moments", "kill_equal", "kill_half_written")
 MOMENTS, QUICK_MOMENTS = 50, 6
+BATCH_MOMENTS, QUICK_BATCH_MOMENTS = 12, 3
 POLL_S = 0.0005
 PATIENCE_S = 600.0
+ORPHANS_S = 60.0
+"""How long workers may take to notice that their parent is gone."""
 _STAGE = re.compile(r"[0-9a-f]{16}(\.partial)?")
 VOLATILE = ("manifest.json", "report.html", STAGE_FILE)
 """Files that hold times of day or seconds, and so differ from run to run."""
@@ -65,12 +72,13 @@ def visible_files(root: Path) -> Iterator[Path]:
 
 
 def fingerprint(root: Path) -> dict[str, str]:
-    """SHA-256 of each visible file by its path in the folder, but for those that hold times and older manifests."""
+    """SHA-256 of each visible file by its path in the folder, but for those that hold times: manifests, reports, and a
+    batch's own tables and ledger."""
     found = {path.relative_to(root): path for path in visible_files(root)}
     return {
         name.as_posix(): file_sha256(path)
         for name, path in found.items()
-        if name.name not in VOLATILE and "manifests" not in name.parts
+        if name.name not in VOLATILE and not any(p == "manifests" or p.startswith("batch_") for p in name.parts)
     }
 
 
@@ -140,10 +148,14 @@ def _stage_faults(folder: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """When a run was killed: after `seconds`, or (seconds None) when the `write`-th temporary name appeared."""
+    """When a run was killed: after `seconds`, or (seconds None) when the `write`-th temporary name appeared.
+
+    whom: `all` processes, of a batch also the `parent` alone or one `worker`.
+    """
 
     seconds: float | None
     write: int
+    whom: str = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +223,70 @@ def kill_at(out: Path, course: Course, kill: Kill) -> bool:
     while process.poll() is None:
         if kill.seconds is None:
             seen |= temporary_names(out)
-        if len(seen) >= kill.write if kill.seconds is None else time.monotonic() - began >= kill.seconds:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        due = len(seen) >= kill.write if kill.seconds is None else time.monotonic() - began >= kill.seconds
+        if due and _killed(process, kill.whom):
             return True
         time.sleep(POLL_S)
     return False
 
 
+def _killed(process: subprocess.Popen[bytes], whom: str) -> bool:
+    """Kill the process and all of its group, or only it and see its workers end, or one worker and see it go on.
+
+    False when there is no worker yet. Raises RuntimeError when what is left does not end as it should.
+    """
+    if whom == "worker":
+        workers = _workers(process.pid)
+        if not workers:
+            return False
+        os.kill(workers[0], signal.SIGKILL)
+        if process.wait(timeout=PATIENCE_S):
+            raise RuntimeError(f"a batch of which a worker was killed ended with {process.returncode}")
+        return True
+    if whom == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    deadline = time.monotonic() + ORPHANS_S
+    while _group_lives(process.pid):
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise RuntimeError(f"processes lived on for {ORPHANS_S:.0f} s after their parent was killed")
+        time.sleep(0.05)
+    return True
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _workers(parent: int) -> list[int]:
+    """The worker processes of a batch (Linux: from /proc)."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                words = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(fields[1]) == parent and b"spawn_main" in words:
+                found.append(int(folder.name))
+    return sorted(found)
+
+
 def try_kill(out: Path, course: Course, kill: Kill) -> Outcome:
     """Kill the command at one moment in an empty folder, look at what it left, and give the same command again."""
-    if not kill_at(out, course, kill):
-        return Outcome(kill, False, "ended", (), ())
+    try:
+        if not kill_at(out, course, kill):
+            return Outcome(kill, False, "ended", (), ())
+    except RuntimeError as error:  # what was left alive did not do what it should
+        return Outcome(kill, True, _stage_reached(out), (), (str(error),))
     stage, half = _stage_reached(out), tuple(faults(out))
     again = start(out, course.words)
     code = again.wait(timeout=PATIENCE_S)
@@ -249,13 +313,38 @@ def draw(course: Course, count: int, seed: int) -> Iterator[Kill]:
         yield Kill(None, rng.randint(1, max(1, course.writes)))
 
 
+def draw_batch(course: Course, count: int, seed: int) -> Iterator[Kill]:
+    """As `draw`, for a batch: all, parent and worker by turns, uniform over its length."""
+    for number, kill in enumerate(draw(course, count, seed)):
+        if kill.seconds is not None:
+            yield replace(kill, whom=("all", "parent", "worker")[number // 2 % 3])
+
+
 def kill_runs(folder: Path, moments: int, seed: int) -> list[Outcome]:
     """`moments` kills of a run of every stage."""
-    words = [str(PHOTO), *SETTINGS]
+    return _kill(folder / "run", [str(PHOTO), *SETTINGS], moments, seed, draw)
+
+
+def kill_batches(folder: Path, moments: int, seed: int) -> list[Outcome]:
+    """`moments` kills of a batch of a few photos with two workers."""
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    sample_photos(photos, BATCH_PHOTOS)
+    words = ["batch", str(photos), *SETTINGS, "executor.workers=2"]
+    return _kill(folder / "batch", words, moments, seed, draw_batch)
+
+
+def _kill(
+    folder: Path,
+    words: Sequence[str],
+    moments: int,
+    seed: int,
+    draw_from: Callable[[Course, int, int], Iterator[Kill]],
+) -> list[Outcome]:
     course = uninterrupted(folder / "whole", words)
     print(f"uninterrupted: {course.seconds:.1f} s, {course.writes} writes seen, {len(course.made)} files", flush=True)
     found: list[Outcome] = []
-    for number, kill in enumerate(draw(course, moments, seed)):
+    for number, kill in enumerate(draw_from(course, moments, seed)):
         if len(found) == moments:
             break
         out = folder / f"kill{number}"
@@ -273,7 +362,17 @@ def told(outcome: Outcome) -> str:
     when = f"at write {kill.write}" if kill.seconds is None else f"after {kill.seconds:.2f} s"
     verdict = "equal" if not outcome.different else "DIFFERENT: " + ", ".join(outcome.different)
     half = "" if not outcome.faults else "; HALF-WRITTEN: " + ", ".join(outcome.faults)
-    return f"killed {when}, behind {outcome.stage}: {verdict}{half}"
+    return f"{kill.whom} killed {when}, behind {outcome.stage}: {verdict}{half}"
+
+
+def batch_figures_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """batch_kill_moments, batch_kill_equal and batch_kill_half_written, and how many of whom were killed."""
+    whom = Counter(outcome.kill.whom for outcome in outcomes)
+    counts = {key: value for key, value in figures_of(outcomes).items() if key in COUNTS}
+    return {
+        **{f"batch_{key}": value for key, value in counts.items()},
+        **{f"batch_kill_{name}": count for name, count in whom.items()},
+    }
 
 
 def figures_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -288,24 +387,40 @@ def figures_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def measure(moments: int = MOMENTS, seed: int = 0) -> dict[str, float]:
-    """Kill a run of every stage at that many moments; the figures of `figures_of`."""
+def measure(moments: int = MOMENTS, batch_moments: int = BATCH_MOMENTS, seed: int = 0) -> dict[str, float]:
+    """Kill a run of every stage and a batch at that many moments each; 0 leaves one out.
+
+    The figures are those of `figures_of` and `batch_figures_of`.
+    """
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="photodrag-kills-") as folder:
-        return figures_of(kill_runs(Path(folder), moments, seed))
+        if moments:
+            figures |= figures_of(kill_runs(Path(folder), moments, seed))
+        if batch_moments:
+            figures |= batch_figures_of(kill_batches(Path(folder), batch_moments, seed))
+    return figures
+
+
+def is_right(figures: Mapping[str, float]) -> bool:
+    """Whether every kill ended in equal bits, and nothing half-written was ever seen."""
+    kinds = [kind for kind in ("", "batch_") if f"{kind}kill_moments" in figures]
+    return all(
+        figures[f"{kind}kill_equal"] == figures[f"{kind}kill_moments"] and not figures[f"{kind}kill_half_written"]
+        for kind in kinds
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=MOMENTS)
+    parser.add_argument("--moments", type=int, default=MOMENTS, help="of a run of every stage; 0: none")
+    parser.add_argument("--batch-moments", type=int, default=BATCH_MOMENTS, help="of a batch; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args(arguments)
-    figures = measure(options.moments, options.seed)
-    print(json.dumps(figures, indent=2))
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if figures["kill_equal"] == figures["kill_moments"] and not figures["kill_half_written"] else 1
+    figures = measure(options.moments, options.batch_moments, options.seed)
+    tell(figures, options.json)
+    return 0 if is_right(figures) else 1
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ class Deliveries:
 class Destination:
     """Where a run's result is saved: `folder`, and the `name` of one file, or None for `<stem>_edited<suffix>`.
 
-    run_folder: whose lock its saving holds; files that are being written are named after it, so that what a killed
-    run left of them is found and removed by the next.
+    run_folder: that of the run, or of the batch, whose lock is held while it is saved; files that are being written are
+    named after it, so that what a killed run left of them is found and removed by the next.
     """
 
     folder: Path
