@@ -100,7 +100,7 @@ def test_a_run_that_ends_before_any_change_of_its_files_leaves_whole_ones_and_is
         shutil.rmtree(folder)
         copy.rename(folder)  # a run's folder does not move when its process is killed
         assert faults(folder) == []
-        done = any((folder / "saved").glob("*.json"))  # a whole result is never replaced: the next one gets a number
+        done = any((folder / "saved").glob("*.png"))  # a whole result is never replaced: the next one gets a number
         run(brief(generator, folder), models=models, console=console)
         again = {f"saved/astronaut_edited-2.png{end}" for end in ("", ".photodrag.json")} if done else set()
         made = fingerprint(folder)
