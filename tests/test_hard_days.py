@@ -6,7 +6,6 @@ import datetime as real_datetime
 import errno
 import itertools
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -38,6 +37,7 @@ from pipeline.shortage import is_shortage, naming_shortage
 from tests.runs import CHAIN, manifest_of, run_dir, short_config, stage_entries
 from tests.watched_changes import before_changes
 
+resource = pytest.importorskip("resource", reason="limits of a process are set on Unix")
 ROOT = Path(__file__).resolve().parents[1]
 Go = Callable[..., Any]
 
