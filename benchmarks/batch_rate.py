@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="overrides in place of +experiment=quick edit=smile")
     given = parser.parse_args()
     count, repeats = (4, 1) if given.quick else (given.count, given.repeats)
-    figures = measure(given.photos, count, repeats, given.settings or SETTINGS, print)
+    figures = measure(given.photos, count, repeats, given.settings or SETTINGS, partial(print, flush=True))
     tell(figures, given.json)
 
 

@@ -26,7 +26,7 @@ from pipeline.schema import RunConfig
 from pipeline.stages import FORMATS as FORMATS
 
 WORKER_BYTES = 2 << 30
-"""Memory that one worker may take: 1.3 GB with the embedded generator and a photo of 12 megapixels, and some room."""
+"""Memory that one worker is thought to take: the sample photo's run takes 1.3 GB, larger photos and generators more."""
 
 
 def recipe_hash(config: RunConfig) -> str:

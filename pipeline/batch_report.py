@@ -170,9 +170,11 @@ def _pair(facts: BatchFacts, end: PhotoEnd) -> str:
 
 def _links(facts: BatchFacts, end: PhotoEnd) -> str:
     places = []
-    if end.run is not None and end.result is not None:
-        places.append(("result", end.run / end.result if end.saved is None else end.saved))
-    if end.run is not None:
+    if end.saved is not None:
+        places.append(("result", end.saved))
+    elif end.run is not None and end.result is not None:
+        places.append(("result", end.run / end.result))
+    if end.run is not None and end.run.is_dir():
         places.append(("report", end.run / "report.html"))
     links = [f'<a href="{_href(facts, path)}">{word}</a>' for word, path in places]
     return f"<p>{', '.join(links)}</p>" if links else ""

@@ -71,6 +71,7 @@ class BatchRun:
     failures: int = 0
     _waiting: dict[Key, list[ListedPhoto]] = field(default_factory=dict)
     _later: list[ListedPhoto] = field(default_factory=list)
+    _failed: dict[Key, Entry] = field(default_factory=dict)
     _last_chance: bool = False
     _bar: PhotoBar | None = None
     _numbers: dict[ListedPhoto, int] = field(default_factory=dict)
@@ -117,12 +118,19 @@ class BatchRun:
             key = sha256, self.job.config_hash
             if key in self._waiting:
                 self._waiting[key].append(photo)
-            elif (entry := self.known(key)) is not None:
+            elif (entry := self._failed.get(key) or self.known(key) or self._saved(photo, key)) is not None:
                 self._end(photo, entry, reused=True)
             else:
                 self._waiting[key] = [photo]
                 number = self._numbers[photo]
                 yield WorkItem(number, photo.path, shown(photo.name), *key, found.st_size, found.st_mtime_ns)
+
+    def _saved(self, photo: ListedPhoto, key: Key) -> Entry | None:
+        """The entry of an item whose result this photo has already where `save` says, run folder or not."""
+        entry = self.ledger.entries.get(key)
+        if entry is None or entry.failed or self.saving is None or self.saving.saved_at(photo, *key) is None:
+            return None
+        return entry
 
     def known(self, key: Key) -> Entry | None:
         """The entry of an item that is done and whose result lies where the ledger says, as it was then."""
@@ -154,6 +162,8 @@ class BatchRun:
         self._keep_pictures(outcome)
         if outcome.status != AGAIN:
             self.ledger.add(entry)
+        if entry.failed:
+            self._failed[entry.key] = entry  # an equal photo fails likewise
         for photo in photos:
             self._end(photo, entry, reused=False, traceback=outcome.traceback)
 

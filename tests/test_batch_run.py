@@ -74,10 +74,33 @@ def test_only_what_is_new_changed_or_lost_is_computed_again(tmp_path: Path, inli
     (given / "2024/c.jpg").rename(given / "moved.jpg")
     lost = next(out.glob("é*"))
     shutil.rmtree(lost)
+    (to / "2024/é, d=1_edited.jpg").unlink()
     assert batch(out, given, f"save={to}") == 0
     assert sorted(inline.names()) == ["2024/é, d=1.jpg", "b.png", "new.jpg"]
     assert (to / "moved_edited.jpg").is_file()  # computed under its old name, saved under the new one
     assert (to / "b_edited-2.png").read_bytes() == b"another photox"
+
+
+def test_run_folders_of_saved_results_may_go(tmp_path: Path, inline: Inline, given: Path) -> None:
+    out, to = tmp_path / "out", tmp_path / "to"
+    batch(out, given, f"save={to}")
+    inline.names()
+    for run in [path for path in out.iterdir() if not path.name.startswith("batch_")]:
+        shutil.rmtree(run)
+    assert batch(out, given, f"save={to}") == 0
+    assert inline.names() == []
+    (to / "b_edited.png").unlink()
+    assert batch(out, given, f"save={to}") == 0
+    assert inline.names() == ["b.png"]
+    assert len(saved(to)) == 5
+
+
+def test_a_photo_equal_to_one_that_failed_fails_with_it(tmp_path: Path, inline: Inline) -> None:
+    put_photos(tmp_path / "given", "bad.jpg")
+    shutil.copy(tmp_path / "given/bad.jpg", tmp_path / "given/same.jpg")
+    assert batch(tmp_path / "out", tmp_path / "given") == 1
+    assert inline.names() == ["bad.jpg"]
+    assert [error["photo"] for error in errors(batch_folder(tmp_path / "out"))] == ["bad.jpg", "same.jpg"]
 
 
 def test_another_run_in_the_same_folder_does_not_pass_for_the_batch_s(
