@@ -7,6 +7,7 @@ there. Real kills of whole processes are the benchmark's (`benchmarks/kills.py`)
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import resilience
 from benchmarks.kills import (
     Course,
     Outcome,
@@ -161,3 +163,20 @@ def test_two_processes_at_one_run_folder_do_no_harm(generator: Path, tmp_path: P
         assert code == 0 or "is in use by process" in errors.splitlines()[-1], errors
     assert fingerprint(tmp_path / "out") == expected
     assert faults(tmp_path / "out") == [] and temporary_names(tmp_path / "out") == set()
+
+
+def test_a_part_of_the_benchmark_that_cannot_run_leaves_its_figures_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(_quick: bool, _photos: Path | None) -> dict[str, float]:
+        raise ImportError("No module named 'ray'")
+
+    figures = {"kill_moments": 2.0, "kill_equal": 2.0, "kill_half_written": 0.0}
+    parts = {"kill": lambda _quick, _photos: figures, "ray": absent}
+    monkeypatch.setattr(resilience, "PARTS", parts)
+    assert resilience.main(["--json", str(tmp_path / "f.json")]) == 0
+    assert json.loads((tmp_path / "f.json").read_text()) == figures
+    assert capsys.readouterr().err == "ray is left out: No module named 'ray'\n"
+    for wrong in ({"kill_equal": 1.0}, {"kill_half_written": 1.0}, {"fuzz_hangs": 1.0}, {"fuzz_tracebacks": 2.0}):
+        monkeypatch.setattr(resilience, "PARTS", {"kill": lambda _q, _p, wrong=wrong: figures | wrong})
+        assert resilience.main(["--only", "kill"]) == 1
