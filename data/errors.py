@@ -31,3 +31,7 @@ class OutputError(PhotodragError):
 
 class ClusterError(PhotodragError):
     """A cluster that does not answer, or that cannot take the work."""
+
+
+class MemoryShortError(PhotodragError):
+    """More memory is needed than there is; the message says what takes less."""

@@ -158,9 +158,10 @@ def plain(value: Any) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, on the CPU; DamagedFilesError when it is missing or incomplete."""
+    """Tensors of a safetensors file by name in the order of their names, on the CPU; DamagedFilesError when it is
+    missing or incomplete. The library's own order differs from run to run."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))
     except (OSError, SafetensorError, ValueError) as error:
         raise DamagedFilesError(f"{path}: {error}") from error
 

@@ -83,7 +83,8 @@ class Saving:
         if self._inputs is None:
             self._inputs = self.inputs()
         wanted = self.wanted(photo, sha256, suffix)
-        return Destination(wanted.parent, wanted.name, photo.stem, self.on_exists, self._inputs, self._written)
+        inputs, written, mark = self._inputs, self._written, self.ledger.folder
+        return Destination(wanted.parent, wanted.name, photo.stem, self.on_exists, inputs, written, mark)
 
 
 def _lies_there(destination: Destination, suffix: str, content: bytes, recipe: dict[str, Any]) -> Path | None:

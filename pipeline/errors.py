@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from data.errors import ModelError, NoFaceError, PhotodragError, PhotoError, UsageError
+from pipeline.shortage import is_shortage, shortage
 
 __all__ = [
     "EXIT_DONE",
@@ -49,6 +50,8 @@ def sentence(error: BaseException) -> str:
     """What is printed for an error: one line, ending in a full stop; an unforeseen error also names its type."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if is_shortage(error):
+        error = shortage(error)
     text = one_line(error)
     if not isinstance(error, PhotodragError):
         text = f"{type(error).__name__}: {text or 'no message'} (unforeseen; --debug shows where it happened)"

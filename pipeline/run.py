@@ -137,6 +137,8 @@ def _stage_line(record: StageRecord) -> str:
     parts = [f"{record.seconds:.1f} s"]
     if record.facts.get("stop_reason"):
         parts.append(f"{record.facts['stop_reason']} after {record.facts['steps']} steps")
+    if rollbacks := record.facts.get("metrics", {}).get("rollbacks"):
+        parts.append(f"taken back {rollbacks:.0f} times where the loss was not a number")
     measured = record.facts.get("measured", {})
     names = measured if record.stage != MEASURE.name else TOLD
     parts += [f"{name} {measured[name]:.2f}" for name in names if measured.get(name) is not None]
