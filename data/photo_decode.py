@@ -4,7 +4,6 @@ import io
 import math
 import struct
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, feature
 
 from data.errors import PhotoError
 from data.image_resources import kept_segments, resources_of_jpeg, with_iptc, without_previews
+from data.jpeg_file import too_many_of
 from data.metadata import (
     TURNED_BY_90,
     exchange_sides,
@@ -36,7 +36,9 @@ from data.photo_tiff import (
     with_raw_pixels,
 )
 from data.photo_type import Photo, PhotoFormat, Pixels, contiguous
+from data.quiet import unwarned
 
+JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_PNG_CHUNKS = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tEXt", b"iTXt")
 XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -58,8 +60,7 @@ def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
     stored = STORED_AS_SHOWN
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         data, stored = with_raw_pixels(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         image = _open_checked(data, name, max_pixels)
         try:
             return _decode(image, data, name, stored)
@@ -75,12 +76,17 @@ def check_header(data: bytes, name: str, max_pixels: int) -> None:
     if is_heif(data):
         open_heif(data, name, lambda width, height: _check_size((width, height), name, max_pixels))
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         _open_checked(data, name, max_pixels)
 
 
 def _open_checked(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    most = too_many_of(data) if data[:2] == JPEG_SIGNATURE else None
+    if most is not None:
+        raise PhotoError(
+            f"The JPEG {name!r} has more than {most}, which no camera or program writes and which would take hours to "
+            "read: open it in a picture editor and save it anew."
+        )
     image = _open(data, name)
     _check_size(image.size, name, max_pixels)
     _check_kind(image, name)
