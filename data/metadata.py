@@ -76,19 +76,22 @@ def replace_tag(tiff_block: bytes, tag: int, values: dict[int, int]) -> tuple[by
     """A TIFF block (or a whole TIFF file) with one number of its first directory replaced, and the former number.
 
     `values` maps each number to replace to its successor; where the tag is missing or holds another number, the block
-    comes back as it was, with None.
+    comes back as it was, with None. Of a tag that is there several times the first one counts, and all become the same.
     """
     order = byte_order(tiff_block)
     if order is None or len(tiff_block) < 8:
         return tiff_block, None
     (ifd_at,) = struct.unpack_from(order + "L", tiff_block, 4)
-    for entry in directory_entries(tiff_block, order, ifd_at):
-        former = read_number(tiff_block, order, entry) if entry.tag == tag else None
-        if former is not None and former in values:
-            patched = bytearray(tiff_block)
+    entries = [entry for entry in directory_entries(tiff_block, order, ifd_at) if entry.tag == tag]
+    formers = [(entry, read_number(tiff_block, order, entry)) for entry in entries]
+    former = next((number for _, number in formers if number in values), None)
+    if former is None:
+        return tiff_block, None
+    patched = bytearray(tiff_block)
+    for entry, number in formers:
+        if number is not None:
             _write_number(patched, order, entry, values[former])
-            return bytes(patched), former
-    return tiff_block, None
+    return bytes(patched), former
 
 
 def tag_bytes(tiff: bytes, tag: int) -> bytes | None:

@@ -281,6 +281,8 @@ def _paeth(left: NDArray[np.uint8], up: NDArray[np.uint8], up_left: NDArray[np.u
 def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     """TIFF of 8 or 16 bits, deflated strips with horizontal differencing, the metadata in its first directory."""
     channels = channels_of(photo)
+    if channels.shape[2] == 2 and photo.bits == 16:  # which hardly any program reads
+        channels = channels[..., [0, 0, 0, 1]]
     height, width, count = channels.shape
     rows = max(1, STRIP_BYTES // (width * count * channels.dtype.itemsize))
     strips = [_tiff_strip(channels[top : top + rows]) for top in range(0, height, rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data.errors import ModelError, NoFaceError, PhotodragError, PhotoError, UsageError
+from pipeline.foreign_json import printable
 
 __all__ = [
     "EXIT_DONE",
@@ -41,10 +42,11 @@ def one_line(error: BaseException) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What is printed for an error: one line, ending in a full stop; an unforeseen error also names its type."""
+    """What is printed for an error: one printable line, ending in a full stop; an unforeseen one names its type."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     text = one_line(error)
     if not isinstance(error, PhotodragError):
         text = f"{type(error).__name__}: {text or 'no message'} (unforeseen; --debug shows where it happened)"
+    text = printable(text)
     return text if text.endswith((".", "!", "?")) else f"{text}."
