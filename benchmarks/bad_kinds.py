@@ -48,7 +48,7 @@ def kinds() -> Iterator[BadPhoto]:
         "ycck.jpg": (adobe[:transform] + b"\x02" + adobe[transform + 1 :], True),
         "cmyk.tif": (encoded(cmyk, "TIFF"), True),
         "cmyk_deflated.tif": (encoded(cmyk, "TIFF", compression="tiff_adobe_deflate"), True),
-        "lab.tif": (encoded(face().convert("LAB"), "TIFF"), True),
+        "lab.tif": (encoded(face().convert("LAB"), "TIFF", icc_profile=None), True),
         "ycbcr.tif": (encoded(face().convert("YCbCr"), "TIFF"), True),
         "float.tif": (encoded(float_face, "TIFF"), True),
         "integers.tif": (encoded(grey.convert("I"), "TIFF"), True),

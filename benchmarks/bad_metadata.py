@@ -7,11 +7,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from functools import cache
+from typing import Literal
 
 from PIL import ImageCms
 
-from benchmarks.bad_photo_parts import PNG_SIGNATURE as SIGNATURE
 from benchmarks.bad_photo_parts import (
+    BOMB_BYTES,
     BadPhoto,
     Entry,
     chunk,
@@ -32,6 +33,7 @@ from benchmarks.bad_photo_parts import (
     with_chunks,
     with_segments,
 )
+from benchmarks.bad_photo_parts import PNG_SIGNATURE as SIGNATURE
 
 RDF = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
 MANY = 300_000
@@ -130,9 +132,15 @@ def exifs() -> Iterator[BadPhoto]:
     yield BadPhoto("EXIF", "orientation_as_text.tif", tiff([(274, 2, 2, b"6\x00")]))
 
 
+def _timeless(space: Literal["LAB", "sRGB"]) -> bytes:
+    """A profile without the time at which it was made."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
+    return made[:24] + bytes(12) + made[36:]
+
+
 def _profile(kind: bytes, space: bytes, size: int | None = None) -> bytes:
     """sRGB's profile with another class and colour space in its header."""
-    own = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    own = bytearray(_timeless("sRGB"))
     own[12:16], own[16:20] = kind, space
     if size is not None:
         own[:4] = struct.pack(">L", size & 0xFFFFFFFF)
@@ -158,7 +166,7 @@ def profiles(seed: int) -> dict[str, bytes]:
         "size_0": _profile(b"mntr", b"RGB ", 0),
         "tags_lie": own[:128] + b"\xff\xff\xff\xff" + own[132:],
         "tags_beyond": own[:136] + b"\xff" * (len(own) - 136),
-        "lab_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+        "lab_profile": _timeless("LAB"),
         **{f"bits_{number}": flipped(own, rng, 40, 128) for number in range(6)},
         "huge": own + bytes(3 * MEGABYTES),
     }
@@ -187,7 +195,7 @@ def iccs(seed: int) -> Iterator[BadPhoto]:
     }.items():
         segments = [segment(0xE2, part + body) for body in parts]
         yield BadPhoto("ICC", f"parts_{name}.jpg", with_segments(jpeg(), *segments))
-    yield BadPhoto("ICC", "bomb.png", with_chunks((b"iCCP", b"x\x00\x00" + deflated_zeros(300 * MEGABYTES))))
+    yield BadPhoto("ICC", "bomb.png", with_chunks((b"iCCP", b"x\x00\x00" + deflated_zeros(BOMB_BYTES))))
     yield BadPhoto("ICC", "not_deflated.png", with_chunks((b"iCCP", b"x\x00\x00abcdef")))
     yield BadPhoto("ICC", "method_9.png", with_chunks((b"iCCP", b"x\x00\x09" + zlib.compress(b"abc"))))
     yield BadPhoto("ICC", "no_name_end.png", with_chunks((b"iCCP", b"x" * 200)))
@@ -274,7 +282,7 @@ def iptcs() -> Iterator[BadPhoto]:
 
 def texts() -> Iterator[BadPhoto]:
     """Text and other small chunks of a PNG, comments and application segments of a JPEG."""
-    zeros = deflated_zeros(300 * MEGABYTES)
+    zeros = deflated_zeros(BOMB_BYTES)
     yield BadPhoto("text", "zTXt_bomb.png", with_chunks((b"zTXt", b"x\x00\x00" + zeros)))
     yield BadPhoto("text", "iTXt_bomb.png", with_chunks((b"iTXt", b"x\x00\x01\x00\x00\x00" + zeros)))
     xmp_bomb = b"XML:com.adobe.xmp\x00\x01\x00\x00\x00" + zeros

@@ -22,6 +22,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FACE_BOX = (150, 40, 306, 184)
 """The face of the sample photo, with enough around it for dlib."""
 FACE_WH = (104, 96)
+BOMB_BYTES = 250_000_000
+"""What the bombs unpack to: more than any small photo may take."""
 
 Pixels = NDArray[np.uint8]
 
@@ -197,6 +199,7 @@ def with_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
     return png_of([own[0], *chunks, *own[1:]])
 
 
+@cache
 def deflated_zeros(count: int) -> bytes:
     """`count` zero bytes, deflated piece by piece: a thousandth of them."""
     packer, piece = zlib.compressobj(9), bytes(1 << 20)

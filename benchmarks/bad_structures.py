@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 
 from benchmarks.bad_photo_parts import (
+    BOMB_BYTES,
     PNG_SIGNATURE,
     BadPhoto,
     chunk,
@@ -216,7 +217,7 @@ def tiffs() -> Iterator[BadPhoto]:
     at, rows = 8 + 104 * 96 * 3, range(100_000)
     many = [long(273, *(8 for _ in rows)), long(279, *(1 for _ in rows))]
     tiles = [long(322, 16), long(323, 16), long(324, *[8] * 42), long(325, *[768] * 42)]
-    zeros = deflated_zeros(400 * MEGABYTES)
+    zeros = deflated_zeros(BOMB_BYTES)
     squeezed = [short(259, 8), (273, 4, 1, struct.pack("<L", at + 400)), long(279, len(zeros))]
     bomb = tiff(squeezed)
     cases = {
