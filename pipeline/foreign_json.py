@@ -12,24 +12,16 @@ MOST_LETTERS = 300
 """A sentence quotes no more than this of what a file holds."""
 
 
-class _UnusableError(ValueError):
-    pass
-
-
 def read_json(path: Path) -> Any:
     """What the JSON of a file says; ValueError, with half a sentence, when it says nothing that can be used."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _UnusableError(f"it is larger than {MOST_BYTES // 1_000_000} MB")
-        return json.loads(path.read_text("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
-    except _UnusableError:
-        raise
+        if path.stat().st_size <= MOST_BYTES:
+            return json.loads(path.read_text("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
-        raise _UnusableError("it is nested too deeply") from error
-    except OSError as error:
-        raise _UnusableError(f"it cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise _UnusableError(f"it cannot be read as JSON ({error})") from error
+        raise ValueError("it is nested too deeply") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"it cannot be read as JSON ({error})") from error
+    raise ValueError(f"it is larger than {MOST_BYTES // 1_000_000} MB")
 
 
 def printable(text: str) -> str:
