@@ -41,7 +41,9 @@ from pipeline.stages import align
 
 DOORS = ("read", "align", "write", "convert", "command line")
 LIMIT_S = 60.0
-"""Of wall time for each door: a hundred times what any small photo needs, so that a busy machine makes no hang."""
+"""For each door, of the processor's time, or of time in which nothing is computed: a busy machine makes no hang."""
+IDLE_SHARE = 0.01
+"""Of the limit: a process that had less of the processor's time meanwhile waits for something."""
 PROCESS_BYTES = 8_000_000_000
 """Of address space beyond what the process has when it begins."""
 PIXELS_PER_PHOTO = 4
@@ -115,10 +117,15 @@ def _warm_up() -> None:
 
 def _listened(reading: int, child: int, limit_s: float) -> Told:
     """What the child says; it is killed when it is silent for too long."""
-    told, door, rest = Told(), DOORS[0], b""
+    told, door, rest, used_s = Told(), DOORS[0], b"", [0.0]
     while True:
         ready, _, _ = select.select([reading], [], [], limit_s)
-        if not ready:
+        if ready:
+            used_s = [_computed_s(child)]
+        else:
+            used_s.append(_computed_s(child))
+            if used_s[-1] - used_s[0] < limit_s and used_s[-1] - used_s[-2] > IDLE_SHARE * limit_s:
+                continue
             os.kill(child, signal.SIGKILL)
             told.hangs.append(f"{door}: nothing came of it in {limit_s:g} s")
             break
@@ -139,6 +146,12 @@ def _listened(reading: int, child: int, limit_s: float) -> Told:
     return told
 
 
+def _computed_s(process: int) -> float:
+    """The processor's time that a process has had, in seconds."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _add(told: Told, name: str, value: object) -> None:
     here = getattr(told, name)
     if isinstance(here, dict):
@@ -154,7 +167,11 @@ class _Child:
 
     def __init__(self, name: str, pipe: int, noise: Path) -> None:
         self.name, self.pipe, self.noise = name, pipe, noise
-        self.photo_bytes = 0
+        self.photo_bytes = self.before = self.taken = 0
+
+    def done(self) -> None:
+        """The program's part of a door is done; what checks it afterwards takes memory of its own."""
+        self.taken = _peak() - self.before
 
     def say(self, **said: object) -> None:
         os.write(self.pipe, json.dumps(said).encode() + b"\n")
@@ -162,7 +179,8 @@ class _Child:
     def door(self, door: str, action: Callable[[], str]) -> bool:
         """Whether the photo came through: `action` gives what was wrong, or nothing."""
         self.say(door=door)
-        before = _begin_peak()
+        self.taken, before = 0, _begin_peak()
+        self.before = before
         outcome, passed = "result", True
         try:
             wrong = action()
@@ -174,7 +192,7 @@ class _Child:
         except BaseException as error:  # noqa: BLE001  what must never be
             outcome, passed = "traceback", False
             self.say(tracebacks=f"{door}: {type(error).__name__}: {error}"[:LETTERS])
-        self.peak(door, _peak() - before)
+        self.peak(door, self.taken or _peak() - before)
         self.say(outcomes={door: outcome})
         self.silence(door)
         return passed
@@ -232,7 +250,7 @@ def _all_doors(child: _Child, folder: str, doors: Sequence[str]) -> None:
         photo = held[0]
         child.photo_bytes = photo.pixels.nbytes + (0 if photo.alpha is None else photo.alpha.nbytes) + file_bytes
         child.say(photo_bytes=child.photo_bytes)
-        work = {"align": _aligned, "write": _written, "convert": _converted}
+        work = {"align": _aligned, "write": partial(_written, child.done), "convert": _converted}
         for door in (door for door in doors if door in work):
             if door != "convert" or photo.pixels.size < 3 * CONVERTED_PIXELS:
                 child.door(door, partial(work[door], photo))
@@ -286,11 +304,13 @@ def _edited(photo: Photo) -> Photo:
     return photo.with_pixels(pixels)
 
 
-def _written(photo: Photo) -> str:
+def _written(done: Callable[[], None], photo: Photo) -> str:
     """Write an edit in the photo's own format and read it again: pixels, and the mark of the edit."""
     edited = _edited(photo)
     anew: list[str] = []
-    again = _reread(encode_photo(edited, edited=True, on_reencoded=anew.append))
+    made = encode_photo(edited, edited=True, on_reencoded=anew.append)
+    done()
+    again = _reread(made)
     if anew and (len(anew) > 1 or not anew[0].isprintable() or len(anew[0]) > LETTERS):
         return f"it is no half sentence why it is compressed anew: {anew}"
     if photo.format != "JPEG":
