@@ -200,10 +200,15 @@ def _resized(rgb_u8: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.
     import cv2
 
     if size_wh == (rgb_u8.shape[1], rgb_u8.shape[0]):
-        return np.ascontiguousarray(rgb_u8)
+        return _for_dlib(rgb_u8)
     shrinks = size_wh[0] < rgb_u8.shape[1]
     resized = cv2.resize(rgb_u8, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
+    return _for_dlib(np.asarray(resized, np.uint8))
+
+
+def _for_dlib(rgb_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture in contiguous memory; a side of one pixel may have any stride for NumPy, but not for dlib."""
+    return rgb_u8.copy() if 1 in rgb_u8.shape else np.ascontiguousarray(rgb_u8)
 
 
 @cache

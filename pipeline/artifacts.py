@@ -85,13 +85,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
+def _as_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON text; of names that are no Unicode, what is none becomes the escapes that JSON has for it."""
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; floats that are not finite become null.
 
     Names that are no Unicode hold lone surrogates, which become the escapes that JSON has for them.
     """
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_bytes(path, _as_json(value, indent=2) + b"\n")
 
 
 def append_lines(path: Path, lines: Sequence[str], sync: bool = True) -> None:
@@ -191,8 +196,7 @@ class StageWriter:
 
     def json(self, name: str, value: Any) -> None:
         """Store numbers, strings, lists and dictionaries."""
-        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
-        self.bytes(name, text.encode("utf-8", "backslashreplace"))
+        self.bytes(name, _as_json(value))
 
     def bytes(self, name: str, content: bytes) -> None:
         """Store an encoded file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -42,6 +43,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code; failures print one sentence."""
     # Before torch loads: threads that spin while they wait make a run five times slower where a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no Unicode are printed as the bytes that they are
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in (words[: words.index("--")] if "--" in words else words)
     try:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from data.errors import ModelError, NoFaceError, PhotodragError, PhotoError, UsageError
+from pipeline.foreign_json import printable
 from pipeline.shortage import is_shortage, shortage
 
 __all__ = [
@@ -47,7 +48,7 @@ def one_line(error: BaseException) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What is printed for an error: one line, ending in a full stop; an unforeseen error also names its type."""
+    """What is printed for an error: one printable line, ending in a full stop; an unforeseen one names its type."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if is_shortage(error):
@@ -55,6 +56,7 @@ def sentence(error: BaseException) -> str:
     text = one_line(error)
     if not isinstance(error, PhotodragError):
         text = f"{type(error).__name__}: {text or 'no message'} (unforeseen; --debug shows where it happened)"
+    text = printable(text)
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
