@@ -114,12 +114,12 @@ def parse_arguments(words: Sequence[str]) -> Command:
     verb = names.pop(0) if names and names[0] in VERBS else "run"
     if "--help" in flags or "--version" in flags:
         return Command("help" if "--help" in flags else "version")
+    if "--json" in flags and verb != "doctor":
+        raise UsageError(f"--json is given to photodrag {verb}: allowed is it with doctor")
     if verb == "models":
         return Command(verb, words=(*names, *paths), offline="--offline" in flags)
     if "--offline" in flags:
         raise UsageError(f"--offline is given to photodrag {verb}, which fetches nothing: allowed is it with models")
-    if "--json" in flags and verb != "doctor":
-        raise UsageError(f"--json is given to photodrag {verb}: allowed is it with doctor")
     if verb in ("doctor", "help") and (names or paths):
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
     if verb == "doctor":
