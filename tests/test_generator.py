@@ -208,6 +208,7 @@ def test_latent_statistics_travel_in_the_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has damaged latent statistics: write the generator file again"):
         read_stats(path)
 
+
 def test_a_misspelt_key_of_the_header_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "misspelt.safetensors"
     save_generator(tiny_generator(16), path)
@@ -215,7 +216,6 @@ def test_a_misspelt_key_of_the_header_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refusal:
         load_generator(path)
     assert str(refusal.value).endswith("got an unexpected keyword argument 'blomk_channels').")
-
 
 
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
