@@ -13,7 +13,7 @@ from pipeline import error_pages
 from pipeline.cli import main
 from pipeline.error_pages import AREAS, Entry, anchor_of, areas, entries, explain, fits, matching, page, read_catalogue
 from pipeline.errors import INTERRUPTED, UsageError, sentence
-from pipeline.studio import socket, tasks
+from pipeline.studio import security, socket, tasks
 from tests.raise_sites import (
     Module,
     Site,
@@ -23,6 +23,7 @@ from tests.raise_sites import (
     is_exception,
     read_modules,
     sites,
+    skeletons,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -34,6 +35,11 @@ FOREIGN = {row["error"] for row in INTERNAL["foreign"]}
 
 BEHIND_A_PATH = ("RefusedError",)
 """Errors whose message lacks its subject: the path of the file is put before it where it is caught."""
+
+SERVER = next(module for module in MODULES if module.name == "pipeline.studio.server")
+ANSWERS = [text for call in SERVER.calls["_error"] for text in skeletons(SERVER, call) if text not in PASSED_ON]
+REFUSALS = [security.WRONG_HOST, security.WRONG_PAGE, security.WRONG_TOKEN, security.NO_COOKIE]
+"""What the studio's server answers without an error of ours."""
 
 ANY_COMMAND = [
     INTERRUPTED,
@@ -80,10 +86,26 @@ def test_every_error_has_exactly_one_entry() -> None:
 
 def test_what_every_command_may_say_has_an_entry() -> None:
     assert [anchor_of(text) for text in ANY_COMMAND] == ["interrupted", "unforeseen", "unforeseen", "memory"]
+    assert [anchor_of(text) for text in REFUSALS] == ["studio-refused"] * 4
+    assert [anchor_of(text) for text in ANSWERS] == ["studio-nothing-there"] * 2
+
+
+VALUES = ("me 1.jpg", "/a: b/c.png", "0.5", "[1, 2]; x")
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_sentence_with_values_in_it_finds_the_same_entry(value: str) -> None:
+    lost = []
+    for site in SHOWN:
+        (wanted,) = matching(site.skeleton)
+        found = anchor_of(f"photodrag: {site.skeleton.replace('{}', value)}.")
+        if found != wanted.anchor:
+            lost.append(f"{site.skeleton!r} with {value!r}: {found} instead of {wanted.anchor}")
+    assert "\n".join(lost) == ""
 
 
 def test_every_sentence_of_the_catalogue_is_said_somewhere() -> None:
-    said = [error_pages.plain(text) for text in [*(site.skeleton for site in SHOWN), *ANY_COMMAND]]
+    said = [error_pages.plain(text) for text in [*(site.skeleton for site in SHOWN), *ANY_COMMAND, *ANSWERS, *REFUSALS]]
     unsaid = []
     for entry in entries():
         for says, (letters, parts) in zip(entry.says, error_pages._patterns(entry), strict=True):
