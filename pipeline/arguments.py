@@ -14,7 +14,7 @@ from pipeline.quoting import looks_like_override, prepare_override, quote_path, 
 from pipeline.studio.options import StudioOptions, split_studio_options
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "replay", "directions", "studio", "models", "doctor", "explain", "help")
+VERBS = ("run", "demo", "batch", "replay", "directions", "studio", "models", "doctor", "explain", "help")
 OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models", "--json")
 LINE_WIDTH = 118
 
@@ -23,6 +23,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
 
   photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
   photodrag FOLDER [key=value ...]        the same with every photo in it (or: PHOTO PHOTO ...), and a table
+  photodrag batch FOLDER|LIST.txt|'PATTERN' ... [key=value ...]    many photos, several at a time: docs/batch.md
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
   photodrag replay RECIPE [PHOTO] [key=value ...]    make a result again from the .photodrag.json beside it
   photodrag directions [from=RUN] [key=value ...]    draw the generator's own directions, to choose one for an edit
@@ -44,6 +45,7 @@ Examples
   photodrag faces/ +experiment=inversion_only              reconstruct every photo in faces/, with table and pictures
   photodrag me1.jpg me2.jpg tune.shared=true edit=smile    one generator for several photos of a person
   photodrag from=photodrag_runs/RUN 'stages=[edit,blend]' edit=smile    another drag on an earlier run
+  photodrag batch photos/ edit=smile save=smiling/         every photo in and below photos/, in the same folders
   photodrag 'stages=[sample,edit]' sample.seed=7 edit=smile             a generated image
   photodrag me.jpg -m edit=smile edit.strength=0.5,1.0     one run for each value
   photodrag me.jpg edit=smile save=beside                  me_edited.jpg beside me.jpg, and its recipe
@@ -79,7 +81,7 @@ class Command:
     `directions` and `explain`; of `replay` they are the recipe alone.
 
     photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise. Of
-    `replay` they are what is given behind the recipe.
+    `replay` they are what is given behind the recipe, of `batch` every word that names photos.
     """
 
     verb: str
@@ -128,6 +130,8 @@ def parse_arguments(words: Sequence[str]) -> Command:
         return Command(verb, words=(*names, *paths))
     if verb == "replay":
         return _replay(names, paths, flags)
+    if verb == "batch":
+        return _batch(names, paths, flags)
     if verb == "studio":
         return _studio(names, paths, flags, options)
     if "--other-models" in flags:
@@ -164,6 +168,23 @@ def _replay(names: Sequence[str], paths: Sequence[str], flags: set[str]) -> Comm
     prepared = [prepare_override(text) for text in overrides if split_override(text)[1] != "photo"]
     show_config, other_models = "--cfg" in flags, "--other-models" in flags
     return Command("replay", tuple(prepared), tuple(photos), False, show_config, (words[0],), False, other_models)
+
+
+def _batch(names: Sequence[str], paths: Sequence[str], flags: set[str]) -> Command:
+    """Every word that is no override names photos; photo=PATH counts as one."""
+    if "--multirun" in flags:
+        raise UsageError(
+            "-m is given to photodrag batch, which makes one recipe: run it once for each value, or photodrag FOLDER -m"
+        )
+    words, overrides = _split_photo(names)
+    words = [*words, *paths, *(split_override(text)[2] for text in overrides if split_override(text)[1] == "photo")]
+    prepared = [prepare_override(text) for text in overrides if split_override(text)[1] != "photo"]
+    if not words and "--cfg" not in flags:
+        raise UsageError(
+            "no photos are given: write photodrag batch FOLDER, a LIST.txt of paths, a pattern such as "
+            "'photos/**/*.jpg', or photos"
+        )
+    return Command("batch", tuple(prepared), tuple(words), show_config="--cfg" in flags)
 
 
 def _studio(names: Sequence[str], paths: Sequence[str], flags: set[str], options: StudioOptions | None) -> Command:

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,39 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically; floats that are not finite become null."""
-    write_bytes(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write a value as indented JSON, atomically; floats that are not finite become null.
+
+    Names that are no Unicode hold lone surrogates, which become the escapes that JSON has for them.
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def append_lines(path: Path, lines: Sequence[str], sync: bool = True) -> None:
+    """Append lines to a file that only ever grows, each whole or, at a power cut, torn at its end; OutputError when the
+    disk refuses. A torn line of an earlier writer gets its line break first, so that it costs itself only."""
+    with writing(path), path.open("ab+") as stream:
+        stream.seek(0, os.SEEK_END)
+        torn = stream.tell() > 0
+        if torn:
+            stream.seek(-1, os.SEEK_END)
+            torn = stream.read(1) != b"\n"
+        stream.write(("\n" * torn + "".join(f"{line}\n" for line in lines)).encode("utf-8", "backslashreplace"))
+        stream.flush()
+        if sync:
+            os.fsync(stream.fileno())
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The values of a file of JSON lines; lines that are no JSON, as a torn one, and a missing file give nothing."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return
+    with stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 def read_json(path: Path) -> Any:
@@ -159,7 +190,8 @@ class StageWriter:
 
     def json(self, name: str, value: Any) -> None:
         """Store numbers, strings, lists and dictionaries."""
-        self.bytes(name, json.dumps(plain(value), ensure_ascii=False, allow_nan=False).encode())
+        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+        self.bytes(name, text.encode("utf-8", "backslashreplace"))
 
     def bytes(self, name: str, content: bytes) -> None:
         """Store an encoded file."""

@@ -100,6 +100,8 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
         _show_config(command)
     elif command.verb == "studio":
         return _studio(command, debug)
+    elif command.verb == "batch":
+        return _batch(command, debug)
     elif command.multirun:
         return _sweep(command, debug)
     elif command.photos:
@@ -114,7 +116,8 @@ def _show_config(command: Command) -> None:
     from omegaconf import OmegaConf
 
     overrides = next(_sweep_values(command.overrides)) if command.multirun else list(command.overrides)
-    overrides = [*(f"photo={quote_path(photo)}" for photo in command.photos[:1]), *overrides]
+    photos = () if command.verb == "batch" else command.photos[:1]
+    overrides = [*(f"photo={quote_path(photo)}" for photo in photos), *overrides]
     raw = compose_raw(overrides)
     load(raw)
     print(OmegaConf.to_yaml(raw), end="")
@@ -176,6 +179,15 @@ def _studio(command: Command, debug: bool) -> int:
     _check_paths(config)
     assert command.studio is not None
     return studio(command.studio, config, debug)
+
+
+def _batch(command: Command, debug: bool) -> int:
+    """One recipe over many photos, by several workers."""
+    from pipeline.batch_command import BatchCommand, batch
+
+    config = compose(command.overrides)
+    _check_paths(config)
+    return batch(BatchCommand(command.photos, command.overrides, config, debug))
 
 
 def _replay(command: Command) -> int:

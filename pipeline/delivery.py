@@ -144,7 +144,7 @@ def plan(
     wanted = next(destination.candidates(suffix_for(format)))
     if name is not None or config.on_exists == "overwrite":
         _refuse_inputs(wanted, inputs)
-    _check_writable(save, folder)
+    check_writable(save, folder)
     return destination
 
 
@@ -167,7 +167,7 @@ def _refuse_inputs(path: Path, inputs: Inputs) -> None:
             )
 
 
-def _check_writable(save: str, folder: Path) -> None:
+def check_writable(save: str, folder: Path) -> None:
     """Raise UsageError unless files can be made in `folder`, or it can be created."""
     there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not there.is_dir():
@@ -218,8 +218,11 @@ def _saving(path: Path) -> Iterator[None]:
 
 
 def _write_pair(picture: Path, content: bytes, recipe: bytes, replace: bool) -> None:
-    """Both files under temporary names first, so that a full disk leaves nothing, then under their own."""
-    pairs = [(content, picture), (recipe, recipe_path(picture))]
+    """Both files under temporary names first, so that a full disk leaves nothing, then under their own.
+
+    The recipe comes first: a result without one would be taken for a photo when its folder is edited again.
+    """
+    pairs = [(recipe, recipe_path(picture)), (content, picture)]
     temporary = [picture.with_name(f".photodrag-{uuid.uuid4().hex}.tmp") for _ in pairs]
     placed: list[Path] = []
     try:

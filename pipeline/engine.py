@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from data.errors import PhotodragError
 from pipeline.artifacts import Checkpoints, DamagedFilesError, StageStore, StageWriter, plain, stage_key
+from pipeline.errors import naming_stage
 from pipeline.progress import Console
 
 T = TypeVar("T")
@@ -168,7 +169,8 @@ class Engine:
         if not self.resume:
             checkpoints.clear()
         attempt = Attempt(load_checkpoint(checkpoints, self.console, spec.name), checkpoints)
-        computed = compute(attempt)
+        with naming_stage(spec.name):
+            computed = compute(attempt)
         seconds = time.monotonic() - started
         resumed = attempt.resume is not None
         self.put(spec, key, inputs, computed, seconds, resumed)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from data.errors import ModelError, NoFaceError, PhotodragError, PhotoError, UsageError
 
 __all__ = [
@@ -16,8 +19,10 @@ __all__ = [
     "PhotodragError",
     "UsageError",
     "exit_code",
+    "naming_stage",
     "one_line",
     "sentence",
+    "stage_of",
 ]
 
 EXIT_DONE = 0
@@ -48,3 +53,20 @@ def sentence(error: BaseException) -> str:
     if not isinstance(error, PhotodragError):
         text = f"{type(error).__name__}: {text or 'no message'} (unforeseen; --debug shows where it happened)"
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+@contextlib.contextmanager
+def naming_stage(stage: str) -> Iterator[None]:
+    """Let an error of the block tell which stage it ended."""
+    try:
+        yield
+    except Exception as error:
+        if stage_of(error) is None:
+            error.__dict__["photodrag_stage"] = stage
+        raise
+
+
+def stage_of(error: BaseException) -> str | None:
+    """The stage that an error ended, None when it came before any."""
+    stage = error.__dict__.get("photodrag_stage")
+    return None if stage is None else str(stage)

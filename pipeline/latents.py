@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from inversion.projector import Inversion
+from pipeline.folders import shown
 
 LATENT = "latent"
 SUFFIXES = (".npy", ".pt", ".safetensors")
@@ -39,9 +40,9 @@ def latent_metadata(manifest: Mapping[str, Any], face: int) -> dict[str, str]:
     photo = manifest["photo"] or {}
     return {
         "generator_sha256": str(hashes["generator"]),
-        "generator": str(manifest["generator"]["path"]).replace("\\", "/").rsplit("/", 1)[-1],
+        "generator": shown(str(manifest["generator"]["path"]).replace("\\", "/").rsplit("/", 1)[-1]),
         "photo_sha256": str(hashes["photo"]),
-        "photo": str(photo.get("name")),
+        "photo": shown(str(photo.get("name"))),
         "face": str(face + 1),
         "space": str(config["invert"]["space"]),
         "seed": str(manifest["seeds"]["seed"]),

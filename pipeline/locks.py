@@ -24,6 +24,10 @@ class LockedError(Exception):
     """A living process holds the lock; the message names it."""
 
 
+class RunInUseError(UsageError):
+    """A living process works in the run folder that this one needs."""
+
+
 @contextlib.contextmanager
 def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Exclusive use of what the lock file `path` stands for, for the length of a `with` block.
@@ -46,7 +50,7 @@ def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
 def run_lock(folder: Path) -> Iterator[None]:
     """Exclusive use of a run folder for the length of a `with` block.
 
-    Raises UsageError when a living process holds it, OutputError when the folder cannot be written.
+    Raises RunInUseError when a living process holds it, OutputError when the folder cannot be written.
     """
     from pipeline.artifacts import ensure_folder, writing
 
@@ -56,7 +60,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             try:
                 held.enter_context(file_lock(path))
             except LockedError as error:
-                raise UsageError(
+                raise RunInUseError(
                     f"The run folder {folder} is in use by {error}: wait until it has ended, or choose another folder "
                     "with out=DIR."
                 ) from error

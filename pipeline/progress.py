@@ -80,6 +80,20 @@ class Console:
         )
 
     @contextlib.contextmanager
+    def photos(self, count: int) -> Iterator[PhotoBar]:
+        """The bar of a batch of `count` photos, for the length of a `with` block."""
+        with tqdm(
+            total=count,
+            desc="photos",
+            unit="photo",
+            disable=not self.progress,
+            file=sys.stderr,
+            smoothing=0,
+            dynamic_ncols=True,
+        ) as bar:
+            yield PhotoBar(bar)
+
+    @contextlib.contextmanager
     def steps(self, name: str) -> Iterator[Callable[[Step], None]]:
         """What shows the steps of a stage, for the length of a `with` block."""
         with self.bar(name) as bar:
@@ -88,6 +102,25 @@ class Console:
     def stopping(self) -> bool:
         """Whether an edit shall end with the step that it is at, and keep its best state."""
         return False
+
+
+class PhotoBar:
+    """Progress of a batch, whose rate and time left count only the photos that this call computes."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+        self._failed = 0
+
+    def step(self, reused: bool, failed: bool) -> None:
+        """One more photo has ended."""
+        if self._bar.disable:
+            return
+        if reused:
+            self._bar.initial += 1
+        if failed:
+            self._failed += 1
+            self._bar.set_postfix(failed=self._failed, refresh=False)
+        self._bar.update(1)
 
 
 def show_step(bar: tqdm, info: Step) -> None:

@@ -34,7 +34,7 @@ MOST_LETTERS = 300
 """A sentence quotes no more than this of what a recipe holds."""
 FILE_KEYS = ("invert.mask", "edit.mask", "edit.like", "blend.mask")
 MODEL_KINDS = ("generator", "perceptual", "landmarks", "face_network")
-HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume")
+HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume", "executor", "batch")
 """Settings of the place where a result is made; a recipe does not set them."""
 SIGNING = ("blend.c2pa_certificates", "blend.c2pa_key")
 PATHS = (*HERE_ONLY[:4], "generator.path", "perceptual.backbone_dir", *FILE_KEYS, "edit.replay", *SIGNING)

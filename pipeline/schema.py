@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import UsageError
+from pipeline.batch_config import BatchConfig, ExecutorConfig
 from pipeline.composing import Source, compose_tree, load_tree
 from pipeline.composing import parse_overrides as parse_overrides
 from pipeline.edit_config import DIRECTION_LAYERS as DIRECTION_LAYERS
@@ -281,6 +282,8 @@ class RunConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)
