@@ -33,6 +33,7 @@ AREAS = (
     "models",
     "generators",
     "optimising",
+    "batch",
     "studio",
     "training",
 )
