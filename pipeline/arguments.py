@@ -14,8 +14,8 @@ from pipeline.quoting import looks_like_override, prepare_override, quote_path, 
 from pipeline.studio.options import StudioOptions, split_studio_options
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "batch", "replay", "directions", "studio", "models", "doctor", "help")
-OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models")
+VERBS = ("run", "demo", "batch", "replay", "directions", "studio", "models", "doctor", "explain", "help")
+OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models", "--json")
 LINE_WIDTH = 118
 
 HELP = """\
@@ -35,6 +35,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
   photodrag models inspect FILE|NAME      what a generator file of any format holds; nothing in it is run
   photodrag models convert FILE|RUN OUT   write a generator, or the one that a run tuned, as .safetensors or .pt
   photodrag doctor                        what is installed, what is missing, and how to get it
+  photodrag explain SENTENCE|ANCHOR       cause and mend of an error that photodrag has printed
   photodrag help                          this text
 
 Examples
@@ -60,6 +61,7 @@ Options
   --cfg job        print the composed settings and stop: every key, its default and your changes
   --offline        with models: fetch nothing (PHOTODRAG_OFFLINE=1 does the same)
   --other-models   with replay: go on though the generator or another model is not the recorded one
+  --json           with doctor: the same checks for a program to read
   --debug          print a traceback when something fails
   --version        print the version
   --               what follows is a photo's path, even when it begins with a dash
@@ -75,8 +77,8 @@ Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interru
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Command:
-    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`
-    and `directions`; of `replay` they are the recipe alone.
+    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`,
+    `directions` and `explain`; of `replay` they are the recipe alone.
 
     photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise. Of
     `replay` they are what is given behind the recipe, of `batch` every word that names photos.
@@ -90,6 +92,7 @@ class Command:
     words: tuple[str, ...] = ()
     offline: bool = False
     other_models: bool = False
+    json: bool = False
     studio: StudioOptions | None = None
 
 
@@ -99,6 +102,8 @@ def parse_arguments(words: Sequence[str]) -> Command:
     The first word that is a file or a folder is the photo, even when it holds an equals sign; a word of the shape
     key=value is an override; any other word is a further photo, or one that does not exist.
     """
+    if words and words[0] == "explain":  # a sentence may hold what looks like an option
+        return Command("explain", words=tuple(words[1:]))
     if "--" in words:
         end = list(words).index("--")
         words, paths = words[:end], list(words[end + 1 :])
@@ -111,12 +116,16 @@ def parse_arguments(words: Sequence[str]) -> Command:
     verb = names.pop(0) if names and names[0] in VERBS else "run"
     if "--help" in flags or "--version" in flags:
         return Command("help" if "--help" in flags else "version")
+    if "--json" in flags and verb != "doctor":
+        raise UsageError(f"--json is given to photodrag {verb}: allowed is it with doctor")
     if verb == "models":
         return Command(verb, words=(*names, *paths), offline="--offline" in flags)
     if "--offline" in flags:
         raise UsageError(f"--offline is given to photodrag {verb}, which fetches nothing: allowed is it with models")
     if verb in ("doctor", "help") and (names or paths):
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
+    if verb == "doctor":
+        return Command(verb, json="--json" in flags)
     if verb == "directions":
         return Command(verb, words=(*names, *paths))
     if verb == "replay":

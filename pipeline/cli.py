@@ -95,7 +95,11 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
     elif command.verb == "doctor":
         from pipeline.doctor import doctor
 
-        return doctor()
+        return doctor(as_json=command.json)
+    elif command.verb == "explain":
+        from pipeline.error_pages import explain_command
+
+        return explain_command(command.words)
     elif command.show_config:
         _show_config(command)
     elif command.verb == "studio":

@@ -152,7 +152,9 @@ def _checkpoint(path: Path, file: BinaryIO, contents: Contents) -> Checkpoint:
         try:
             config = family.config(**config)
         except (TypeError, ValueError) as error:
-            raise RefusedError(f"has a generator header that cannot be read ({str(error)[:120]})") from error
+            # Python 3.13 proposes a name in a second sentence, which is not ours to say.
+            reason = str(error).partition(". Did you mean")[0][:120]
+            raise RefusedError(f"has a generator header that cannot be read ({reason})") from error
     return Checkpoint(
         path,
         contents.format,
