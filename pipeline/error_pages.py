@@ -54,8 +54,7 @@ says more about each. Offline and in the terminal the same is shown by
     photodrag explain 'THE SENTENCE'
     photodrag explain ANCHOR
 
-`errors.jsonl` of a batch has the anchor of each error, and from Python `pipeline.error_pages.explain(sentence)` gives
-its entry. In the sentences below, … stands for a value.
+From Python `pipeline.error_pages.explain(sentence)` gives an entry. In the sentences below, … stands for a value.
 
 Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interrupted.
 
