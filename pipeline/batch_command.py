@@ -146,8 +146,8 @@ class _Call:
         """Where results are saved; None without `save`, and of a recipe that ends before it has any."""
         from pipeline.batch_delivery import Saving
         from pipeline.batch_names import plan_targets
-        from pipeline.batch_recipe import FORMATS
         from pipeline.delivery import Inputs, inputs_of
+        from pipeline.stages import FORMATS
 
         config, photos = self.config, self.listed.photos
         if config.save is None or config.stages[-1] != "blend":

@@ -23,7 +23,6 @@ from pipeline.quoting import PATH_KEYS, PATH_WORDS
 from pipeline.recipe import HERE_ONLY
 from pipeline.run import perceptual_of
 from pipeline.schema import RunConfig
-from pipeline.stages import FORMATS as FORMATS
 
 WORKER_BYTES = 2 << 30
 """Memory that one worker is thought to take: the sample photo's run takes 1.3 GB, larger photos and generators more."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from data.errors import OutputError, PhotodragError
 from pipeline.artifacts import append_lines, ensure_folder, plain, write_bytes
+from pipeline.bars import PhotoBar
 from pipeline.batch import MAIN_MEASURES
 from pipeline.batch_delivery import NoSpaceError, Saving
 from pipeline.delivery import recipe_path
@@ -21,7 +22,7 @@ from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, Exe
 from pipeline.folders import photo_folder, shown
 from pipeline.ledger import ChangingError, Entry, HashCache, Key, Ledger
 from pipeline.photo_lists import ListedPhoto
-from pipeline.progress import Console, PhotoBar
+from pipeline.progress import Console
 from pipeline.table import JobValues, failed_result
 
 ERRORS, THUMBNAILS = "errors.jsonl", "thumbs"
@@ -270,7 +271,7 @@ class BatchRun:
         elif not self.console.progress:
             self.console.say(line)
         assert self._bar is not None
-        self._bar.step(reused=end.reused, failed=failed)
+        self._bar.step(computed=end.key is not None and not end.reused, failed=failed)
 
     def all_ends(self) -> list[PhotoEnd]:
         """The end of every photo in order; of one that was not reached what an earlier call has noted, or missing."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from inversion.optimisation import StepInfo
 from pipeline.artifacts import Checkpoints
-from pipeline.bars import steady_bar
+from pipeline.bars import PhotoBar, photo_bar, steady_bar
 
 
 class Step(Protocol):
@@ -82,19 +82,9 @@ class Console:
         """Progress bar with the stage's name; its length is set by the first step."""
         return steady_bar(desc=name, unit="step", disable=not self.progress, leave=not self.quiet)
 
-    @contextlib.contextmanager
-    def photos(self, count: int) -> Iterator[PhotoBar]:
+    def photos(self, count: int) -> contextlib.AbstractContextManager[PhotoBar]:
         """The bar of a batch of `count` photos, for the length of a `with` block."""
-        with tqdm(
-            total=count,
-            desc="photos",
-            unit="photo",
-            disable=not self.progress,
-            file=sys.stderr,
-            smoothing=0,
-            dynamic_ncols=True,
-        ) as bar:
-            yield PhotoBar(bar)
+        return photo_bar(count, self.progress)
 
     @contextlib.contextmanager
     def steps(self, name: str) -> Iterator[Callable[[Step], None]]:
@@ -105,25 +95,6 @@ class Console:
     def stopping(self) -> bool:
         """Whether an edit shall end with the step that it is at, and keep its best state."""
         return False
-
-
-class PhotoBar:
-    """Progress of a batch, whose rate and time left count only the photos that this call computes."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self._bar = bar
-        self._failed = 0
-
-    def step(self, reused: bool, failed: bool) -> None:
-        """One more photo has ended."""
-        if self._bar.disable:
-            return
-        if reused:
-            self._bar.initial += 1
-        if failed:
-            self._failed += 1
-            self._bar.set_postfix(failed=self._failed, refresh=False)
-        self._bar.update(1)
 
 
 def show_step(bar: tqdm, info: Step) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
 
 from data.errors import OutputError
-from pipeline import delivery, ledger
+from pipeline import bars, delivery, ledger
 from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, ItemOutcome, WorkItem
 from pipeline.photo_lists import name_hash
 from pipeline.progress import Console
@@ -501,9 +503,31 @@ def test_a_bar_shows_how_far_a_batch_is_and_only_failures_have_lines(
 def test_the_rate_counts_what_this_call_computes_alone() -> None:
     with Console().photos(10) as bar:
         for number in range(8):
-            bar.step(reused=number < 6, failed=False)
+            bar.step(computed=number >= 6, failed=False)
         inside = bar._bar
         assert (inside.n, inside.initial, inside.total) == (8, 6, 10)
+
+
+def test_on_a_terminal_the_bar_moves_while_no_photo_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        drawn = threading.Event()
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if threading.current_thread() is not threading.main_thread():
+                self.drawn.set()
+            return super().write(text)
+
+    terminal = Terminal()
+    monkeypatch.setattr(bars, "TICK_S", 0.001)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Console().photos(10):
+        assert terminal.drawn.wait(60)
+    with Console(progress=False).photos(10) as bar:
+        bar.step(computed=True, failed=True)
+    assert "0/10" in terminal.getvalue() and "1/10" not in terminal.getvalue()
 
 
 def test_a_result_is_never_written_over_a_photo(tmp_path: Path, inline: Inline) -> None:

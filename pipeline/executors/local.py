@@ -30,7 +30,7 @@ class LocalExecutor:
 
     def run(self, job: BatchJob, items: Iterable[WorkItem]) -> Generator[ItemOutcome, None, None]:
         """As `Executor.run`."""
-        with _crew(job) as crew:
+        with contextlib.closing(_Crew(job)) as crew:
             waiting = Waiting(items)
             while True:
                 while waiting.more() and (free := crew.free()) is not None:
@@ -143,7 +143,7 @@ class _Crew:
         assert process.task is not None
         return process.task
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End every process: those with an item store their checkpoint first, unless Ctrl-C is pressed again."""
         deadline = time.monotonic() + STOPPING_S
         try:
@@ -155,15 +155,6 @@ class _Crew:
             for process in self._processes:
                 process.finish(0.0)
             raise
-
-
-@contextlib.contextmanager
-def _crew(job: BatchJob) -> Iterator[_Crew]:
-    crew = _Crew(job)
-    try:
-        yield crew
-    finally:
-        crew.stop()
 
 
 def _ready(busy: list[_Process]) -> list[_Process]:

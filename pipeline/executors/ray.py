@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +56,7 @@ class RayExecutor:
 
     def run(self, job: BatchJob, items: Iterable[WorkItem]) -> Generator[ItemOutcome, None, None]:
         """As `Executor.run`. Raises ClusterError when the cluster cannot take the work, UsageError for its address."""
-        with joined(job) as ray, _crew(ray, job, self._start_wait_s) as crew:
+        with joined(job) as ray, contextlib.closing(_Crew(ray, job, self._start_wait_s)) as crew:
             waiting = Waiting(items)
             while True:
                 for worker in crew.free():
@@ -206,7 +206,7 @@ class _Crew:
         with contextlib.suppress(Exception):  # it is gone already, or its cluster is
             self._ray.kill(actor.handle)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End every actor; those with an item leave its last checkpoint."""
         resting = [actor.handle.close.remote() for actor in self._actors if actor.phase == FREE]
         if resting:
@@ -221,15 +221,6 @@ _MISSING = (
     "A machine of the Ray cluster has no {}: install the same photodrag for the Python that runs Ray on every machine "
     "(pip install 'photodrag[ray]')."
 )
-
-
-@contextlib.contextmanager
-def _crew(ray: ModuleType, job: BatchJob, start_wait_s: float) -> Iterator[_Crew]:
-    crew = _Crew(ray, job, start_wait_s)
-    try:
-        yield crew
-    finally:
-        crew.stop()
 
 
 def _room(ray: ModuleType, threads: int, gpus: bool) -> int:

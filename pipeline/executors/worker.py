@@ -25,6 +25,7 @@ from pipeline.folders import RECIPE_SUFFIX
 from pipeline.locks import RunInUseError, run_lock
 from pipeline.memory import keep_freed_memory
 from pipeline.models import Models, pick_device
+from pipeline.outputs import PAIR
 from pipeline.pictures import jpeg_bytes, preview, read_picture, split_pair
 from pipeline.progress import Console
 from pipeline.run import RunOutcome, perceptual_of
@@ -33,7 +34,6 @@ from pipeline.table import JobValues, failed_result, results_of
 from pipeline.validation import build
 
 THUMBNAIL_PX = 360
-PAIR = "before_after.png"
 KEPT_FILES = ("manifest.json", "report.html", PAIR, "edits.json", "edit.mp4", "latent.safetensors")
 """What of a run folder travels back, beside the result and its recipe, where the batch cannot read a worker's disk."""
 REPORT, LATENT = "report.html", ".safetensors"
