@@ -23,12 +23,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # works in a checkout that is not installed
 
+from benchmarks.batch_photos import photos_or_crops
 from benchmarks.common import tell
 
 SETTINGS = ("+experiment=quick", "edit=smile")
@@ -46,15 +44,6 @@ for photo in photos:
 """
 
 
-def sample_photos(folder: Path, count: int) -> None:
-    """Different photos of the sample's face: mirrored or not, with some of its margins cut off."""
-    picture = cv2.imread(str(REPOSITORY / "data" / "samples" / "astronaut.png"))
-    for number in range(count):
-        cut = picture[number // 2 : picture.shape[0] - number // 4, number // 3 :]
-        cut = cut[:, ::-1] if number % 2 else cut
-        cv2.imwrite(str(folder / f"photo{number:03d}.png"), np.ascontiguousarray(cut))
-
-
 def measure(
     photos: Path | None = None,
     count: int = 4,
@@ -64,19 +53,15 @@ def measure(
 ) -> dict[str, float]:
     """Rates in photos per second, whole commands, medians of `repeats`.
 
-    photos: a folder of which the first `count` are taken; the sample photo's variants when left out. Returns
+    photos: a folder of which the first `count` are taken; crops of the sample photo when left out. Returns
     plain_loop_photos_per_s, one_worker_photos_per_s, two_workers_photos_per_s and two_worker_speedup, the ratio of the
     last two rates. Raises CalledProcessError when a command fails.
     """
     with tempfile.TemporaryDirectory(prefix="photodrag-batch-rate-") as scratch:
         given = Path(scratch) / "given"
         given.mkdir()
-        if photos is None:
-            sample_photos(given, count)
-        else:
-            for path in sorted(path for path in photos.iterdir() if path.is_file())[:count]:
-                shutil.copy(path, given)
-        found = len(list(given.iterdir()))
+        for photo in photos_or_crops(photos, count, Path(scratch) / "crops"):
+            shutil.copy(photo, given)
         common = ["threads=1", "progress=false", *settings]
         loop = [sys.executable, "-c", _LOOP, str(given), *common]
         batch = [sys.executable, "-m", "pipeline", "batch", str(given), *common]
@@ -91,8 +76,8 @@ def measure(
                 out = Path(scratch) / "out"
                 seconds[name].append(_seconds([*command, f"out={out}"]))
                 shutil.rmtree(out)
-                say(f"{name}, {repeat + 1} of {repeats}: {seconds[name][-1]:.1f} s for {found} photos")
-    rates = {name: found / statistics.median(taken) for name, taken in seconds.items()}
+                say(f"{name}, {repeat + 1} of {repeats}: {seconds[name][-1]:.1f} s for {count} photos")
+    rates = {name: count / statistics.median(taken) for name, taken in seconds.items()}
     return {
         **{f"{name}_photos_per_s": round(rate, 6) for name, rate in rates.items()},
         "two_worker_speedup": round(rates["two_workers"] / rates["one_worker"], 4),
@@ -109,7 +94,7 @@ def _seconds(command: Sequence[str]) -> float:
 def main() -> None:
     """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder of photos; the sample photo's variants when left out")
+    parser.add_argument("--photos", type=Path, help="a folder of photos with faces; crops of the sample photo without")
     parser.add_argument("--count", type=int, default=8, help="how many photos")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="four photos, once")

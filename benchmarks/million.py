@@ -28,10 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
 
+from benchmarks.batch_photos import photos_or_crops, work_items
 from benchmarks.bookkeeping import measure_bookkeeping
 from benchmarks.cluster_model import Cluster, Course, Work, expected_loss, simulate, young_interval_s
 from benchmarks.common import tell
-from benchmarks.ray_overhead import crops_or_photos, work_items
 from pipeline.artifacts import Checkpoints
 from pipeline.batch_recipe import job_of, recipe_hash
 from pipeline.executors.protocol import DONE
@@ -72,7 +72,7 @@ def measure_photos(folder: Path | None, count: int) -> PhotoCost:
         start_s = time.perf_counter() - since
         columns: dict[str, list[float]] = defaultdict(list)
         saves, row = _timed_saves(), {}
-        for item in work_items(crops_or_photos(folder, count, Path(scratch) / "photos"), job):
+        for item in work_items(photos_or_crops(folder, count, Path(scratch) / "photos"), job):
             cpu = time.process_time()
             outcome = worker.run(item)
             assert outcome.status == DONE, outcome.error

@@ -12,23 +12,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
 
-import cv2
-
+from benchmarks.batch_photos import photos_or_crops, work_items
 from benchmarks.common import tell
 from pipeline.batch_recipe import job_of, recipe_hash
-from pipeline.executors.protocol import DONE, BatchJob, WorkItem
+from pipeline.executors.protocol import DONE
 from pipeline.executors.table import executor_for
-from pipeline.folders import find_photos, sample_photo
 from pipeline.schema import RunConfig, compose
 
 QUICK = ("invert.steps=20", "tune.steps=10", "measure.metrics=false")
@@ -51,7 +48,7 @@ def measure(
     """
     rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in EXECUTORS}
     with tempfile.TemporaryDirectory(prefix="photodrag-ray-overhead-") as scratch:
-        given = crops_or_photos(photos, count, Path(scratch) / "photos")
+        given = photos_or_crops(photos, count, Path(scratch) / "photos")
         for number in range(repeats):
             for name in EXECUTORS if number % 2 == 0 else EXECUTORS[::-1]:
                 config = compose([*overrides, "progress=false", f"executor={name}", f"executor.workers={workers}"])
@@ -77,28 +74,6 @@ def _round(config: RunConfig, photos: Sequence[Path]) -> tuple[float, float, flo
             first_s = first_s or outcome.seconds
     whole = time.perf_counter() - since
     return whole, ends[0] - since - first_s, (ends[-1] - ends[0]) / (len(ends) - 1)
-
-
-def work_items(photos: Sequence[Path], job: BatchJob) -> Iterator[WorkItem]:
-    """The work that photos mean, as a batch pulls it."""
-    for number, photo in enumerate(photos, 1):
-        found, sha256 = photo.stat(), hashlib.sha256(photo.read_bytes()).hexdigest()
-        yield WorkItem(number, str(photo), photo.name, sha256, job.config_hash, found.st_size, found.st_mtime_ns)
-
-
-def crops_or_photos(given: Path | None, count: int, folder: Path) -> list[Path]:
-    """The first photos of a folder, or crops of the sample photo that all show its face."""
-    if given is not None:
-        found = [photo.absolute() for photo in find_photos([str(given)]).photos][:count]
-        assert len(found) == count, f"{given} holds {len(found)} photos, and {count} are wanted: give a smaller --count"
-        return found
-    folder.mkdir()
-    picture = cv2.imread(str(sample_photo()))
-    paths = []
-    for number in range(count):
-        paths.append(folder / f"crop{number}.png")
-        assert cv2.imwrite(str(paths[-1]), picture[:, number : picture.shape[1] - number])
-    return paths
 
 
 def main(words: Sequence[str] | None = None) -> None:

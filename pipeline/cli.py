@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import __version__
+from pipeline import __version__, launchers
 from pipeline.arguments import Command, help_text, is_file, parse_arguments
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, PhotodragError, UsageError, exit_code, one_line, sentence
 from pipeline.folders import check_photos, effective, experiment_name, find_photos
@@ -265,9 +264,10 @@ def _sweep(command: Command, debug: bool) -> int:
     batch = Batch(debug)
     experiment = _experiment(command, configs[0], found.skipped)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    side_by_side = _runs_side_by_side(command.overrides)
+    chosen = [item.value() for item in parse_overrides(command.overrides) if item.key_or_group == launchers.GROUP]
+    side_by_side = launchers.runs_side_by_side(chosen)
     with (
-        _launcher_folder(experiment, side_by_side) as scratch,
+        launchers.launcher_folder(experiment.folder, side_by_side) as scratch,
         hydra.initialize_config_module("conf", job_name="photodrag", version_base="1.3"),
         _tables_kept(experiment, batch),
     ):
@@ -284,28 +284,6 @@ def _sweep(command: Command, debug: bool) -> int:
     failed = [code != EXIT_DONE for code, _ in jobs]
     print(f"{len(failed)} jobs, {sum(failed)} failed")
     return EXIT_FAILED if any(failed) else EXIT_DONE
-
-
-def _runs_side_by_side(overrides: Sequence[str]) -> bool:
-    """Whether a launcher other than Hydra's own is chosen, which runs the jobs of a sweep in processes of their own."""
-    chosen = [item.value() for item in parse_overrides(overrides) if item.key_or_group == "hydra/launcher"]
-    return bool(chosen) and chosen[-1] != "basic"
-
-
-@contextlib.contextmanager
-def _launcher_folder(experiment: Experiment, side_by_side: bool) -> Iterator[str]:
-    """The folder that Hydra insists on for itself.
-
-    Its own launcher leaves nothing there that anyone needs. Others keep the logs and the answers of their jobs there,
-    which jobs on other machines write: it then lies in the experiment's folder, and stays.
-    """
-    if side_by_side:
-        from pipeline.artifacts import ensure_folder
-
-        yield str(ensure_folder(experiment.folder / "launcher"))
-        return
-    with tempfile.TemporaryDirectory(prefix="photodrag-sweep-") as scratch:
-        yield scratch
 
 
 def _sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:

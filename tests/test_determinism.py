@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills import fingerprint
+from benchmarks.whole_files import fingerprint
 from pipeline.artifacts import STAGE_FILE
 from tests.runs import CHAIN
 

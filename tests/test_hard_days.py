@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kills import faults, fingerprint, temporary_names
+from benchmarks.whole_files import faults, fingerprint, temporary_names
 from data.errors import MemoryShortError, OutputError, UsageError
 from pipeline import manifest, products, stages
 from pipeline.bars import steady_bar
