@@ -20,12 +20,19 @@ from pipeline.errors import EXIT_DONE, EXIT_FAILED
 from pipeline.executors.protocol import DONE, FAILED
 from pipeline.experiment import RESULTS_CSV, SUMMARY_CSV, Experiment, write_tables
 from pipeline.folders import shown
+from pipeline.outputs import PAIR
 from pipeline.report import METRIC_NAMES
 from pipeline.table import FaceResult
 
 REPORT, SUMMARY = "report.html", "batch.json"
-FIGURES = ("psnr_invert_db", "psnr_tuned_db", "face_distance_tuned", "landmarks_tuned_percent", "edit_steps")
-"""Of a photo's measures those that the contact sheet shows; results.csv has them all."""
+FIGURES = {
+    **{name: METRIC_NAMES[name] for name in ("psnr_invert_db", "psnr_tuned_db", "face_distance_tuned")},
+    "landmarks_tuned_percent": "Landmarks after tune [% between the eyes]",
+    "edit_steps": "Steps of the edit",
+}
+"""Of a photo's measures those that the contact sheet shows, and as what; results.csv has them all."""
+MOST_FAILURES = 30
+"""So many failed photos are linked to at the top of each page."""
 
 MOST_LINKS, NEAR_LINKS = 60, 5
 """With more pages than the first, each page links to so many on either side of it, and to some far away."""
@@ -64,9 +71,10 @@ def write_batch(facts: BatchFacts, ends: Sequence[PhotoEnd]) -> dict[str, Any]:
     summary = _summary(facts, ends)
     pages = [ends[first : first + facts.page_photos] for first in range(0, len(ends), facts.page_photos)]
     pages = pages or [[]]
+    failures = _failures(facts, ends)
     links = [_page_link(facts, number, page) for number, page in enumerate(pages, 1)]
     for number, page in enumerate(pages, 1):
-        text = _page(facts, summary, _navigation(links, number), number, page)
+        text = _page(facts, summary, (failures, _navigation(links, number)), number, page)
         write_bytes(facts.own / page_name(number), text.encode("utf-8", "backslashreplace"))
     kept = {page_name(number) for number in range(1, len(pages) + 1)}
     for old in facts.own.glob("report*.html"):
@@ -111,7 +119,7 @@ def _summary(facts: BatchFacts, ends: Sequence[PhotoEnd]) -> dict[str, Any]:
 def _page(
     facts: BatchFacts,
     summary: dict[str, Any],
-    navigation: str,
+    ways: tuple[str, str],
     number: int,
     page: Sequence[PhotoEnd],
 ) -> str:
@@ -123,12 +131,28 @@ def _page(
     names = (RESULTS_CSV, SUMMARY_CSV, ERRORS, SUMMARY)
     return template.substitute(
         title=html.escape(facts.folder.name),
-        subtitle=html.escape(f"{', '.join(counts)}. Written {summary['written']}."),
+        subtitle=html.escape(f"{', '.join(counts)}. Written {summary['written'][:16].replace('T', ' at ')}."),
         recipe=html.escape(" ".join(facts.overrides)),
         files="Every figure: " + ", ".join(f'<a href="{name}">{name}</a>' for name in names),
-        pages=navigation,
+        failures=ways[0],
+        pages=ways[1],
         photos="\n".join(_cards(facts, page, first)),
     )
+
+
+def _failures(facts: BatchFacts, ends: Sequence[PhotoEnd]) -> str:
+    """The way to the photos that failed, wherever they are."""
+    failed = [(number, end) for number, end in enumerate(ends, 1) if end.status == FAILED]
+    links = [
+        f'<a href="{page_name((number - 1) // facts.page_photos + 1)}#photo{number}">{_title(number, end)}</a>'
+        for number, end in failed[:MOST_FAILURES]
+    ]
+    more = f", and {len(failed) - len(links)} more in {ERRORS}" if len(failed) > len(links) else ""
+    return f'<p class="bad">Failed: {", ".join(links)}{more}</p>' if links else ""
+
+
+def _title(number: int, end: PhotoEnd) -> str:
+    return f"{number}. {html.escape(shown(end.photo.name))}"
 
 
 def _page_link(facts: BatchFacts, number: int, page: Sequence[PhotoEnd]) -> tuple[str, str]:
@@ -159,7 +183,7 @@ def _cards(facts: BatchFacts, page: Sequence[PhotoEnd], first: int) -> Iterator[
     for number, end in enumerate(page, first + 1):
         failed = end.status == FAILED
         parts = [f'<figure class="photo{" failed" if failed else ""}" id="photo{number}">', _pair(facts, end)]
-        parts.append(f"<h2>{number}. {html.escape(shown(end.photo.name))}</h2>")
+        parts.append(f"<h2>{_title(number, end)}</h2>")
         if failed:
             stage = f"{end.stage}: " if end.stage else ""
             parts.append(f'<p class="bad">{html.escape(f"{stage}{end.error}")}</p>')
@@ -179,7 +203,9 @@ def _pair(facts: BatchFacts, end: PhotoEnd) -> str:
             found.append(f'<img src="{_href(facts, path)}" alt="{name}" title="{name}" loading="lazy">')
     if not found:
         return '<div class="pair one"><span class="none">no picture</span></div>'
-    return f'<div class="pair{" one" if len(found) == 1 else ""}">{"".join(found)}</div>'
+    pair = f'<div class="pair{" one" if len(found) == 1 else ""}">{"".join(found)}</div>'
+    whole = None if end.run is None else end.run / PAIR
+    return pair if whole is None or not whole.is_file() else f'<a href="{_href(facts, whole)}">{pair}</a>'
 
 
 def _links(facts: BatchFacts, end: PhotoEnd) -> str:
@@ -202,13 +228,13 @@ def _href(facts: BatchFacts, path: Path) -> str:
 def _figures(row: Mapping[str, Any], faces: int) -> str:
     if row["status"] != "done":
         return ""
-    told = [("face", str(row["face"]))] if faces > 1 else []
-    for name in FIGURES:
+    told = [("Face", str(row["face"]))] if faces > 1 else []
+    for name, title in FIGURES.items():
         value = row.get(name)
         if value is not None:
             text = f"{value:.2f}" if isinstance(value, float) else str(value)
-            told.append((METRIC_NAMES.get(name, name.replace("_", " ")), text))
+            told.append((title, text))
     seconds = sum(value for name, value in row.items() if name.endswith("_seconds") and isinstance(value, (int, float)))
-    told += [("seconds of computing", f"{seconds:.1f}")] if seconds else []
+    told += [("Seconds of computing", f"{seconds:.1f}")] if seconds else []
     cells = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in told)
     return f"<dl>{cells}</dl>" if cells else ""

@@ -13,6 +13,8 @@ from torch import Tensor
 MIN_CROP_SIDE_PX = 256
 MAX_PREVIEW_SIDE_PX = 1400
 PAIR_GAP_PX = 8
+CLOSE_UP_PX, CLOSE_UP_TIMES = 200, 2
+"""A close-up of a change has at least so many pixels a side, and is so many times as large as the change."""
 BAND_PIXELS = 200_000
 _GAP_GREY = 255
 
@@ -73,6 +75,22 @@ def split_pair(pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two pictures that `side_by_side` joined."""
     width = (pair.shape[1] - PAIR_GAP_PX) // 2
     return pair[:, :width], pair[:, width + PAIR_GAP_PX :]
+
+
+def around_change(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of two [H, W, 3] uint8 pictures of one size around that in which they differ, as large again on each
+    side; all of both where they are the same."""
+    changed = (before != after).any(axis=2)
+    if not changed.any():
+        return before, after
+    spans = [np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0)]
+    side = max(CLOSE_UP_PX, CLOSE_UP_TIMES * max(int(span[-1] - span[0]) + 1 for span in spans))
+    starts = [(int(span[0] + span[-1]) - side) // 2 for span in spans]
+    rows, columns = (
+        slice(max(0, min(start, length - side)), max(0, min(start, length - side)) + side)
+        for start, length in zip(starts, changed.shape, strict=True)
+    )
+    return before[rows, columns], after[rows, columns]
 
 
 def png_bytes(rgb: np.ndarray, icc: bytes | None = None) -> bytes:

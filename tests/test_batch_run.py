@@ -441,7 +441,11 @@ def test_the_contact_sheet_shows_every_photo_on_small_pages_with_safe_names(tmp_
     assert "<script" not in whole and "&lt;script&gt;" in whole
     assert "caf\\xe9 &amp; co.jpg" in whole
     assert "align: bad &lt;b&gt;.jpg has no face." in whole
+    way = re.compile(r'Failed: <a href="report(_\d)?.html#photo\d">\d. bad &lt;b&gt;.jpg</a></p>')
+    assert all(len(way.findall(text)) == 1 for text in texts)
     for link in re.findall(r'(?:href|src)="([^"]*)"', whole):
+        link, _, anchor = link.partition("#")
+        assert not anchor or f'id="{anchor}"' in (folder / link).read_text(encoding="utf-8")
         target = folder / os.fsdecode(unquote_to_bytes(link))
         assert target.exists() or target.name == "report.html", link
     assert (folder / "thumbs").is_dir() and len(list((folder / "thumbs").iterdir())) == 8

@@ -26,7 +26,7 @@ from pipeline.locks import RunInUseError, run_lock
 from pipeline.memory import keep_freed_memory
 from pipeline.models import Models, pick_device
 from pipeline.outputs import PAIR
-from pipeline.pictures import jpeg_bytes, preview, read_picture, split_pair
+from pipeline.pictures import around_change, jpeg_bytes, preview, read_picture, split_pair
 from pipeline.progress import Console
 from pipeline.run import RunOutcome, perceptual_of
 from pipeline.schema import RunConfig
@@ -188,12 +188,12 @@ def _finished_photo(run: RunOutcome) -> Path | None:
 
 
 def _pictures(pair: Path) -> Mapping[str, bytes]:
-    """Small JPEGs of a run's picture before and after; none where it has no such pair."""
+    """Small JPEGs of a run's picture before and after, around what changed; none where it has no such pair."""
     try:
         pixels, icc = read_picture(pair.read_bytes())
     except OSError:
         return {}
-    halves = zip(("before", "after"), split_pair(pixels), strict=True)
+    halves = zip(("before", "after"), around_change(*split_pair(pixels)), strict=True)
     return {name: jpeg_bytes(preview(half, THUMBNAIL_PX), icc, quality=80) for name, half in halves}
 
 
