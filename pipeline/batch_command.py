@@ -6,10 +6,10 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import OutputError, UsageError
 from pipeline.batch_config import read_shard
@@ -134,7 +134,7 @@ class _Call:
         threads = f"{job.threads} thread{'s' if job.threads > 1 else ''}"
         workers = f"{job.workers or 'all'} worker{'' if job.workers == 1 else 's'}"
         who = f"executor={config.executor.name}, {workers} of {threads}"
-        console.say(f"batch: {len(self.photos)} photos, {who}")
+        console.say(f"batch: {_photos(len(self.photos))}, {who}")
         for name in self.listed.unreadable:
             console.warn(f"the folder {name} cannot be read, and is left out")
         started = time.monotonic()
@@ -181,14 +181,18 @@ class _Call:
         summary = write_batch(facts, run.all_ends())
         for line in _ending(summary, run.stopped, self.config.batch.max_failures):
             print(line)
-        for word, name in (("table: ", RESULTS_CSV), ("report:", REPORT), ("summary:", SUMMARY)):
+        for word, name in (("table:  ", RESULTS_CSV), ("report: ", REPORT), ("summary:", SUMMARY)):
             print(f"{word} {self.own / name}")
         return int(summary["exit_code"])
 
 
-def _ending(summary: dict[str, object], stopped: bool, max_failures: int) -> Sequence[str]:
+def _photos(count: int) -> str:
+    return f"{count} photo{'' if count == 1 else 's'}"
+
+
+def _ending(summary: Mapping[str, Any], stopped: bool, max_failures: int) -> Sequence[str]:
     """What is said when a batch ends."""
-    counts = [f"{summary['done']} of {summary['photos']} photos done", f"{summary['failed']} failed"]
+    counts = [f"{summary['done']} of {_photos(summary['photos'])} done", f"{summary['failed']} failed"]
     counts += [f"{summary['missing']} not reached"] if summary["missing"] else []
     counts += [f"{summary['computed']} computed in {summary['seconds']:.1f} s"]
     lines = [", ".join(counts)]
