@@ -209,7 +209,6 @@ def deflated_zeros(count: int) -> bytes:
 
 # TIFF
 
-TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 12: 8, 16: 8}
 Entry = tuple[int, int, int, bytes]
 """Tag, type, count, and the bytes of the values."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.photo_type import READ_ONLY_FORMATS, PhotoFormat, suffix_for, suffixes_of
-from pipeline.delivery import MAX_STEM_BYTES
+from pipeline.delivery import MAX_STEM_BYTES, cut_name
 from pipeline.folders import BESIDE
 from pipeline.photo_lists import ListedPhoto, name_hash
 
@@ -23,6 +23,8 @@ _BY_SUFFIX: dict[str, PhotoFormat] = {
 } | {suffix: "PNG" for suffixes in READ_ONLY_FORMATS.values() for suffix in suffixes}
 """The format that a result most likely has, by its photo's suffix."""
 _SHA8 = "\0"
+PART_BYTES = MAX_STEM_BYTES // 2 + 40
+"""Of a photo's own name, or its folder's, so much at most, to leave room for what the pattern adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,7 @@ class Target:
         base = self.base.replace(_SHA8, sha256[:8])
         if suffix != self.suffix:
             base = f"{base}_{self.unlike}"
-        while len(os.fsencode(base)) > MAX_STEM_BYTES:
-            base = base[:-1]
-        return base + suffix
+        return cut_name(base) + suffix
 
 
 def plan_targets(photos: Sequence[ListedPhoto], pattern: str, save: str, format: PhotoFormat | None) -> list[Target]:
@@ -77,18 +77,11 @@ def plan_targets(photos: Sequence[ListedPhoto], pattern: str, save: str, format:
 
 def _base(text: str, photo: ListedPhoto, number: int, extra: str) -> str:
     parent = os.path.basename(os.path.dirname(photo.path))
-    base = _cut(photo.stem) + extra if "{stem}" in text else photo.stem
+    base = cut_name(photo.stem, PART_BYTES) + extra if "{stem}" in text else photo.stem
     filled = text.replace("{sha8}", _SHA8).replace("{stem}", "\1").replace("{parent}", "\2")
     filled = filled.replace("{number}", str(number)).replace("{{", "{").replace("}}", "}")
-    filled = filled.replace("\2", _cut(parent)).replace("\1", base)
+    filled = filled.replace("\2", cut_name(parent, PART_BYTES)).replace("\1", base)
     return filled if "{stem}" in text or not extra else filled + extra
-
-
-def _cut(name: str) -> str:
-    """A name that leaves room for what the pattern adds."""
-    while len(os.fsencode(name)) > MAX_STEM_BYTES // 2 + 40:
-        name = name[:-1]
-    return name
 
 
 def _key(folder: Path, base: str, suffix: str) -> tuple[str, str]:

@@ -30,9 +30,14 @@ MOST_NUMBERS = 9999
 
 def edited_name(stem: str, suffix: str, number: int = 1) -> str:
     """`<stem>_edited<suffix>`, or `<stem>_edited-<number><suffix>` from 2 on; a stem that is too long is cut."""
-    while len(os.fsencode(stem)) > MAX_STEM_BYTES:
-        stem = stem[:-1]
-    return f"{stem}{EDITED_SUFFIX}{suffix if number == 1 else f'-{number}{suffix}'}"
+    return f"{cut_name(stem)}{EDITED_SUFFIX}{suffix if number == 1 else f'-{number}{suffix}'}"
+
+
+def cut_name(name: str, most_bytes: int = MAX_STEM_BYTES) -> str:
+    """A name without its last letters where it has too many bytes for a file's name."""
+    while len(os.fsencode(name)) > most_bytes:
+        name = name[:-1]
+    return name
 
 
 def recipe_path(picture: Path) -> Path:

@@ -17,7 +17,6 @@ from types import FrameType
 import cv2
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data.faces import load_faces
 from inversion.generators.checkpoint import load_generator, save_generator
@@ -29,6 +28,7 @@ from inversion.training.guards import log_spectrum
 from inversion.training.metrics import descriptors, frechet_distance
 from inversion.training.state import ENTRY_BYTES, check_part_size, load_state, save_state
 from inversion.training.step import Game, GanSettings, GanState, grow, new_state, train_step
+from pipeline.bars import steady_bar
 from pipeline.errors import EXIT_DONE, UsageError, exit_code, sentence
 from pipeline.memory import keep_freed_memory
 from pipeline.models import pick_device, read_face_network
@@ -265,7 +265,7 @@ def play(state: GanState, course: Course) -> None:
     """
     config, saved = course.config, time.monotonic()
     with (
-        tqdm(total=config.images, initial=state.images, unit="img", desc="train", mininterval=5.0) as bar,
+        steady_bar(total=config.images, initial=state.images, unit="img", desc="train", mininterval=5.0) as bar,
         held_interrupt() as interrupted,
     ):
         while state.images < config.images:

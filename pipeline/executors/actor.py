@@ -75,8 +75,6 @@ class ActorWorker:
 
     def close(self) -> None:
         """Leave nothing behind on this machine."""
-        if self._worker is not None:
-            self._worker.close()
         self._scratch.close()
 
 

@@ -218,7 +218,6 @@ def _work(job: BatchJob, pipe: connection.Connection) -> None:
             while True:
                 pipe.send(("outcome", worker.run(pipe.recv())))
         except (KeyboardInterrupt, EOFError, OSError):
-            worker.close()
             os._exit(0)  # taking torch down takes longer than the last photo may have taken
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping
@@ -62,7 +61,7 @@ class Worker:
     """Computes the items of one job, with the networks read once.
 
     Making one reads the generator and raises PhotodragError when that cannot be done, which concerns every photo.
-    scratch: where run folders of photos that come as bytes lie; a temporary folder when left out.
+    scratch: where run folders of photos that come as bytes lie while they are computed; needed for those alone.
     """
 
     def __init__(self, job: BatchJob, name: str = "", scratch: Path | None = None) -> None:
@@ -107,8 +106,7 @@ class Worker:
 
     def _run_content(self, item: WorkItem, content: bytes, console: Console) -> ItemOutcome:
         """As `_run`, of a photo that came as bytes: in a folder of this worker's machine, whose files are sent back."""
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="photodrag-worker-"))
+        assert self._scratch is not None, "a worker of photos that come as bytes has a folder for them"
         folder = self._scratch / item.sha256[:16]
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -124,11 +122,6 @@ class Worker:
             return replace(told, run=None, result=result, files=files)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def close(self) -> None:
-        """Remove what this worker alone could read."""
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _compute(self, photo: Path, config: RunConfig, console: Console) -> RunOutcome:
         return pipeline.run.run(replace(config, photo=str(photo)), None, self.models, console)
