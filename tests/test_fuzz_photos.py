@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image, features
 
 from benchmarks import fuzz_doors, fuzz_photos
-from benchmarks.bad_kinds import kinds, sizes
+from benchmarks.bad_kinds import animations, kinds, others, sizes
 from benchmarks.bad_metadata import iccs
 from benchmarks.bad_photo_parts import BadPhoto, good_photos, jpeg, many_scans, segment
 from benchmarks.bad_structures import bit_flipped
@@ -277,3 +279,14 @@ def test_changed_edits_and_masks_end_in_sentences(tmp_path: Path) -> None:
     assert made > 50
     assert len(told) > 50
     assert all(text.isprintable() for text in told)
+
+
+def test_films_and_archives_of_the_corpus_tell_no_time_at_which_they_were_made() -> None:
+    files = {one.name: one.content for one in (*animations(), *others())}
+    film, archive = files["film.avif"], files["zip.jpg"]
+    assert isinstance(film, bytes) and isinstance(archive, bytes)
+    for kind in (b"mvhd", b"tkhd", b"mdhd"):
+        assert film.count(kind) == 1
+        assert film[film.index(kind) + 8 :][:8] == bytes(8)
+    with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+        assert packed.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)
