@@ -6,7 +6,7 @@ needs a module that new Pythons no longer ship.
 
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -227,9 +227,21 @@ def _detector() -> Any:
 
 @cache
 def _predictor() -> Any:
-    return _dlib().shape_predictor(str(model_path(LANDMARK_MODEL)))
+    return _read_model(_dlib().shape_predictor, LANDMARK_MODEL)
 
 
 @cache
 def _descriptor_network() -> Any:
-    return _dlib().face_recognition_model_v1(str(model_path(DESCRIPTOR_MODEL)))
+    return _read_model(_dlib().face_recognition_model_v1, DESCRIPTOR_MODEL)
+
+
+def _read_model(read: Callable[[str], Any], name: str) -> Any:
+    """What dlib reads from a model's file; ModelError when that is damaged."""
+    path = model_path(name)
+    try:
+        return read(str(path))
+    except RuntimeError as error:
+        raise ModelError(
+            f"dlib's model {path} is damaged ({' '.join(str(error).split())}): run `pip install --force-reinstall "
+            f"{MODELS_PACKAGE}`."
+        ) from error

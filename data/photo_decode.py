@@ -29,6 +29,7 @@ from data.photo_tiff import (
     TIFF_BITS,
     TIFF_IMAGE_RESOURCES,
     TIFF_IPTC,
+    TIFF_PHOTOMETRIC,
     TIFF_X_RESOLUTION,
     Stored,
     exif_of_tiff,
@@ -44,6 +45,10 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_PNG_CHUNKS = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tEXt", b"iTXt")
 PNG_TEXT_BYTES = 8_000_000
 """Of one profile or text in a PNG, unpacked; Pillow allows 1 MB, and there are profiles of more."""
+TIFF_COMPRESSION = 259
+TIFF_YCBCR = 6
+TIFF_JPEG = (6, 7)
+"""Compressions whose decoder turns YCbCr into RGB."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 DROPPED_TEXT = (XMP_KEYWORD + b"\x00", b"Raw profile type")
 """Text chunks that repeat the XMP or hold metadata of the photo before it was turned upright."""
@@ -158,13 +163,21 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise PhotoError(f"The photo {name!r} has no pixels ({width} x {height}); give another file.")
 
 
+def _true_mode(image: Image.Image) -> str:
+    """The colour mode of an opened image; Pillow before 13 takes a TIFF of YCbCr for RGB with a fourth channel."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    is_ycbcr = tags.get(TIFF_PHOTOMETRIC) == TIFF_YCBCR and tags.get(TIFF_COMPRESSION) not in TIFF_JPEG
+    return "YCbCr" if is_ycbcr else image.mode
+
+
 def _check_kind(image: Image.Image, name: str) -> None:
     """Refuse animations and colour models that are not grey or RGB, before decoding."""
     if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise PhotoError(f"The file {name!r} is an animation; photodrag edits still photos: save one frame of it.")
-    if image.mode not in ("1", "L", "LA", "I;16", "I;16B", "P", "PA", "RGB", "RGBX", "RGBA"):
+    mode = _true_mode(image)
+    if mode not in ("1", "L", "LA", "I;16", "I;16B", "P", "PA", "RGB", "RGBX", "RGBA"):
         raise PhotoError(
-            f"The photo {name!r} has the colour mode {image.mode}; photodrag edits RGB and grey photos of "
+            f"The photo {name!r} has the colour mode {mode}; photodrag edits RGB and grey photos of "
             "8 or 16 bits: convert it to RGB first."
         )
 

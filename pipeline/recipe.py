@@ -31,7 +31,7 @@ MOST_MASK_BYTES = 256_000
 """Masks up to this size travel in the recipe."""
 FILE_KEYS = ("invert.mask", "edit.mask", "edit.like", "blend.mask")
 MODEL_KINDS = ("generator", "perceptual", "landmarks", "face_network")
-HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume")
+HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume", "executor", "batch")
 """Settings of the place where a result is made; a recipe does not set them."""
 SIGNING = ("blend.c2pa_certificates", "blend.c2pa_key")
 PATHS = (*HERE_ONLY[:4], "generator.path", "perceptual.backbone_dir", *FILE_KEYS, "edit.replay", *SIGNING)
