@@ -53,10 +53,14 @@ __all__ = [
 StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped"]
 
 LOST_STEPS = 8
-STALL_STEPS = 12
-STALL_GAIN = 0.015  # of the first distance: less progress than this in STALL_STEPS is none
+STALL_STEPS = 12  # at even steps
+PACE_STEPS = 5  # at steps that grow shorter, until they do
+STALL_GAIN = 0.015  # of the first distance: less progress than this in so many steps is none
+FIRST_PACE, SLOWER, SLOWINGS = 2.0, 0.5, 3
+"""Times the usual step size at first, and its factor where nothing is gained, so often before the drag has stalled."""
 TO_AND_FRO = 4.0  # times as long a way as it leads: such handles swing, and others stand
 ADAM_BETAS = (0.9, 0.999)
+SHORT_MEMORY = 0.9  # the second of them where steps grow shorter: slopes of long steps say little of later ones
 ADAM_EPS = 1e-8
 
 
@@ -115,6 +119,7 @@ class DragState:
     mark: tuple[int, float]
     mark_points: Tensor
     way_px: float
+    slowings: int = 0
 
 
 def drag(
@@ -184,7 +189,7 @@ def advance(task: DragTask, state: DragState) -> DragState:
     for _ in range(min(task.settings.pulls, task.settings.steps - state.step)):
         total = total_loss(task, code, features, state.points, state.lost, state.trail)
         (gradient,) = torch.autograd.grad(total, code)
-        code, moments = adam(task, code, moments, gradient, step + 1)
+        code, moments = adam(task, code, moments, gradient, step + 1, state.slowings)
         features, code = render_features(task, code, state.points, step + 1)
         loss, step = float(total.detach()), step + 1
     with torch.no_grad():
@@ -194,6 +199,7 @@ def advance(task: DragTask, state: DragState) -> DragState:
     all_lost = bool(lost[task.moving].all())
     better = mean < state.best_px and not all_lost
     gained = mean < state.mark[1] - STALL_GAIN * float(distance_px(task, task.handles).mean())
+    slower = not gained and paced(task) and state.slowings < SLOWINGS and step - state.mark[0] >= PACE_STEPS
     return DragState(
         step=step,
         code=code,
@@ -208,9 +214,10 @@ def advance(task: DragTask, state: DragState) -> DragState:
         best_step=step if better else state.best_step,
         best_code=code.detach() if better else state.best_code,
         best_px=mean if better else state.best_px,
-        mark=(step, mean) if gained else state.mark,
-        mark_points=points if gained else state.mark_points,
-        way_px=0.0 if gained else state.way_px + mean_way_px(task, state.points, points),
+        mark=(step, mean if gained else state.mark[1]) if gained or slower else state.mark,
+        mark_points=points if gained or slower else state.mark_points,
+        way_px=0.0 if gained or slower else state.way_px + mean_way_px(task, state.points, points),
+        slowings=state.slowings + slower,
     )
 
 
@@ -223,11 +230,16 @@ def verdict(task: DragTask, state: DragState) -> StopReason | None:
         return "lost"
     if state.step >= task.settings.steps:
         return "cap"
-    if state.step - state.mark[0] < STALL_STEPS:
+    if state.step - state.mark[0] < (PACE_STEPS if paced(task) else STALL_STEPS):
         return None
     led_px = mean_way_px(task, state.mark_points, state.points)
     swings = state.way_px > task.stop_px and state.way_px > TO_AND_FRO * led_px
     return "oscillating" if swings else "stalled"
+
+
+def paced(task: DragTask) -> bool:
+    """Whether steps are long at first and grow shorter; a line search has a pace of its own."""
+    return task.settings.pace == "auto" and task.settings.tracker != "line_search"
 
 
 def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
@@ -237,14 +249,18 @@ def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
 
 
 def adam(
-    task: DragTask, code: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor, t: int
+    task: DragTask, code: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor, t: int, slowings: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The next code and moments after one Adam step, the t-th (Kingma and Ba 2015)."""
-    beta1, beta2 = ADAM_BETAS
+    beta1, beta2 = ADAM_BETAS[0], SHORT_MEMORY if paced(task) else ADAM_BETAS[1]
     first = beta1 * moments[0] + (1 - beta1) * gradient
     second = beta2 * moments[1] + (1 - beta2) * gradient.square()
     move = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + ADAM_EPS)
-    lr = task.settings.lr * (FEW_LR if are_few(task.settings, len(task.handles)) else 1.0)
+    lr = task.settings.lr
+    if paced(task):
+        lr *= FIRST_PACE * SLOWER**slowings
+    elif are_few(task.settings, len(task.handles)):
+        lr *= FEW_LR
     return code.detach() - lr * move, (first, second)
 
 
