@@ -61,9 +61,11 @@ def load_tools(generator: Path | None = None) -> Tools:
     return Tools(config, read_generator(config.generator, device), network, perceptual)
 
 
-def in_processes(work: Callable[[Item], Found], items: Sequence[Item], workers: int, title: str) -> list[Found]:
+def in_processes(
+    work: Callable[[Item], Found], items: Sequence[Item], workers: int, title: str, threads: int | None = None
+) -> list[Found]:
     """What `work` gives for each item, in their order, computed by processes that share the cores out."""
-    start = partial(_begin, max(1, (os.cpu_count() or 1) // workers))
+    start = partial(_begin, threads or max(1, (os.cpu_count() or 1) // workers))
     with ProcessPoolExecutor(workers, get_context("spawn"), start) as pool:
         return list(tqdm(pool.map(work, items), total=len(items), desc=title))
 

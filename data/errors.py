@@ -27,3 +27,11 @@ class ModelError(PhotodragError):
 
 class OutputError(PhotodragError):
     """What was made cannot be written: the disk is full, read-only or closed to this user."""
+
+
+class ClusterError(PhotodragError):
+    """A cluster that does not answer, or that cannot take the work."""
+
+
+class MemoryShortError(PhotodragError):
+    """More memory is needed than there is; the message says what takes less."""

@@ -5,7 +5,6 @@ What the block says is not moved, so that maker notes (which hold absolute offse
 
 import io
 import struct
-import warnings
 
 from PIL import Image
 
@@ -21,6 +20,7 @@ from data.metadata import (
 )
 from data.photo_tiff import DAMAGE
 from data.photo_type import Photo, contiguous, to_u8
+from data.quiet import unwarned
 
 THUMBNAIL_SIDE_PX, THUMBNAIL_BYTES = 160, 20_000
 QUALITIES = (85, 70, 50, 30)
@@ -73,8 +73,7 @@ def within(exif: bytes, max_bytes: int) -> bytes | None:
     if len(exif) <= max_bytes:
         return exif
     parsed = Image.Exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         try:
             parsed.load(EXIF_PREFIX + exif)
             parsed.get_ifd(TAG_EXIF_IFD).pop(TAG_MAKER_NOTE, None)

@@ -1,6 +1,7 @@
 """The inside of a JPEG file (ITU-T T.81): its segments, its frame header, and its DCT coefficients through jpeglib."""
 
 import io
+import re
 import struct
 import tempfile
 import threading
@@ -12,11 +13,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from data.quiet import quietly
+
 BLOCK_PX = 8
 BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
-SCAN, COMMENT = 0xDA, 0xFE
+START, END, SCAN, COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
 NOT_FRAMES = (0xC4, 0xC8, 0xCC)
 """Markers between SOF0 and SOF15 that start no frame: Huffman tables, an extension, arithmetic conditioning."""
+
+MOST_SCANS, MOST_SEGMENTS = 500, 10_000
+"""Programs write about ten scans; each goes through the whole picture, so that thousands, though of few bytes, take
+hours. Of segments, a profile and metadata of many megabytes need hundreds."""
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+"""The next marker that is no filling, no stuffed byte and no restart."""
 
 LIBRARY, PROGRESSIVE_LIBRARY = "6b", "mozjpeg403"
 """The builds of libjpeg inside jpeglib: of them only mozjpeg writes given coefficients progressively."""
@@ -57,6 +66,20 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
         if jpeg[at + 1] == SCAN:
             return
         at = end
+
+
+def too_many_of(jpeg: bytes) -> str | None:
+    """What a JPEG has more of than any program writes, as in "500 scans"; None where it can be decoded in good time."""
+    at, scans, segments = 2, 0, 0
+    while (found := _MARKER.search(jpeg, at)) and found[1][0] != END:
+        at, segments, scans = found.end(), segments + 1, scans + (found[1][0] == SCAN)
+        if scans > MOST_SCANS:
+            return f"{MOST_SCANS} scans"
+        if segments > MOST_SEGMENTS:
+            return f"{MOST_SEGMENTS} segments"
+        if found[1][0] != START:
+            at += int.from_bytes(jpeg[at : at + 2], "big")
+    return None
 
 
 def leading_segments(jpeg: bytes) -> bytes:
@@ -116,7 +139,7 @@ def read_coefficients(source: bytes) -> Any:
     except ImportError as error:
         raise BlocksNotKeptError("the package jpeglib is not installed") from error
     try:
-        with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock:
+        with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock, quietly():
             path = Path(folder) / "source.jpg"
             path.write_bytes(source)
             jpeglib.version.set(LIBRARY)
@@ -148,7 +171,7 @@ def write_coefficients(jpeg: Any, frame: Frame) -> bytes:
         setattr(jpeg, name, None if plane is None else plane.view(_Lent))
     library = PROGRESSIVE_LIBRARY if frame.progressive else LIBRARY
     try:
-        with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock:
+        with tempfile.TemporaryDirectory(prefix="photodrag-") as folder, _jpeglib_lock, quietly():
             path = Path(folder) / "retouched.jpg"
             jpeglib.version.set(library)
             jpeg.write_dct(str(path), flags=["+OPTIMIZE_CODING"])

@@ -6,7 +6,7 @@ needs a module that new Pythons no longer ship.
 
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -200,10 +200,15 @@ def _resized(rgb_u8: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.
     import cv2
 
     if size_wh == (rgb_u8.shape[1], rgb_u8.shape[0]):
-        return np.ascontiguousarray(rgb_u8)
+        return _for_dlib(rgb_u8)
     shrinks = size_wh[0] < rgb_u8.shape[1]
     resized = cv2.resize(rgb_u8, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
+    return _for_dlib(np.asarray(resized, np.uint8))
+
+
+def _for_dlib(rgb_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture in contiguous memory; a side of one pixel may have any stride for NumPy, but not for dlib."""
+    return rgb_u8.copy() if 1 in rgb_u8.shape else np.ascontiguousarray(rgb_u8)
 
 
 @cache
@@ -222,9 +227,21 @@ def _detector() -> Any:
 
 @cache
 def _predictor() -> Any:
-    return _dlib().shape_predictor(str(model_path(LANDMARK_MODEL)))
+    return _read_model(_dlib().shape_predictor, LANDMARK_MODEL)
 
 
 @cache
 def _descriptor_network() -> Any:
-    return _dlib().face_recognition_model_v1(str(model_path(DESCRIPTOR_MODEL)))
+    return _read_model(_dlib().face_recognition_model_v1, DESCRIPTOR_MODEL)
+
+
+def _read_model(read: Callable[[str], Any], name: str) -> Any:
+    """What dlib reads from a model's file; ModelError when that is damaged."""
+    path = model_path(name)
+    try:
+        return read(str(path))
+    except RuntimeError as error:
+        raise ModelError(
+            f"dlib's model {path} is damaged ({' '.join(str(error).split())}): run `pip install --force-reinstall "
+            f"{MODELS_PACKAGE}`."
+        ) from error

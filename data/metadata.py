@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from xml.etree import ElementTree
+from xml.parsers import expat
 
 EXIF_PREFIX = b"Exif\x00\x00"
 TAG_ORIENTATION, TAG_EXIF_IFD, TAG_WIDTH_PX, TAG_HEIGHT_PX = 0x0112, 0x8769, 0xA002, 0xA003
@@ -76,19 +76,22 @@ def replace_tag(tiff_block: bytes, tag: int, values: dict[int, int]) -> tuple[by
     """A TIFF block (or a whole TIFF file) with one number of its first directory replaced, and the former number.
 
     `values` maps each number to replace to its successor; where the tag is missing or holds another number, the block
-    comes back as it was, with None.
+    comes back as it was, with None. Of a tag that is there several times the first one counts, and all become the same.
     """
     order = byte_order(tiff_block)
     if order is None or len(tiff_block) < 8:
         return tiff_block, None
     (ifd_at,) = struct.unpack_from(order + "L", tiff_block, 4)
-    for entry in directory_entries(tiff_block, order, ifd_at):
-        former = read_number(tiff_block, order, entry) if entry.tag == tag else None
-        if former is not None and former in values:
-            patched = bytearray(tiff_block)
+    entries = [entry for entry in directory_entries(tiff_block, order, ifd_at) if entry.tag == tag]
+    formers = [(entry, read_number(tiff_block, order, entry)) for entry in entries]
+    former = next((number for _, number in formers if number in values), None)
+    if former is None:
+        return tiff_block, None
+    patched = bytearray(tiff_block)
+    for entry, number in formers:
+        if number is not None:
             _write_number(patched, order, entry, values[former])
-            return bytes(patched), former
-    return tiff_block, None
+    return bytes(patched), former
 
 
 def tag_bytes(tiff: bytes, tag: int) -> bytes | None:
@@ -231,14 +234,25 @@ def stored_xmp(xmp: bytes, orientation: int) -> bytes:
 
 
 def _is_well_formed(text: str) -> bool:
-    """Whether the packet parses as XML that holds an rdf:RDF; document types (entity bombs) are refused."""
+    """Whether the packet parses as XML that holds an rdf:RDF; document types (entity bombs) are refused.
+
+    No tree is built, and the encoding that the packet may name does not count: it has been decoded.
+    """
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         return False
+    names: set[str] = set()
+
+    def on_element(name: str, _: dict[str, str]) -> None:
+        if name == f"{RDF} RDF":
+            names.add(name)
+
+    parser = expat.ParserCreate("utf-8", namespace_separator=" ")
+    parser.StartElementHandler = on_element
     try:
-        root = ElementTree.fromstring(text.encode("utf-8"))
-    except ElementTree.ParseError:
+        parser.Parse(text.encode("utf-8"), True)
+    except expat.ExpatError:
         return False
-    return next(root.iter(f"{{{RDF}}}RDF"), None) is not None
+    return bool(names)
 
 
 def _without_property(text: str, name: str) -> tuple[str, str]:
@@ -247,16 +261,42 @@ def _without_property(text: str, name: str) -> tuple[str, str]:
     Only one space before the name is matched: packets end in long padding, which `\\s+` would search from every space.
     """
     attribute = rf"""\s[\w.-]+:{name}\s*=\s*(?:"([^"]*)"|'([^']*)')"""
-    element = rf"<([\w.-]+):{name}\b(?:[^<>]*/>|[^<>]*>(.*?)</\1:{name}\s*>)"
     values = [one or other for one, other in re.findall(attribute, text)]
-    values += [value for _, value in re.findall(element, text, flags=re.DOTALL) if "<" not in value]
-    text = re.sub(element, "", re.sub(attribute, "", text), flags=re.DOTALL)
+    text, contents = _without_elements(re.sub(attribute, "", text), name)
+    values += [value for value in contents if "<" not in value]
     return text, next((value.strip() for value in values if value.strip()), "")
+
+
+def _without_elements(text: str, name: str) -> tuple[str, list[str]]:
+    """The packet without the elements of that local name, and what each held; in one pass, however they are nested.
+
+    One that is never closed stays: it is text inside a comment.
+    """
+    ends: dict[str, list[re.Match[str]]] = {}
+    for end in re.finditer(rf"</([\w.-]+):{name}\s*>", text):
+        ends.setdefault(end.group(1), []).append(end)
+    kept, contents, at, passed = [], [], 0, dict.fromkeys(ends, 0)
+    for start in re.finditer(rf"<([\w.-]+):{name}\b[^<>]*>", text):
+        if start.start() < at:
+            continue
+        after, prefix = start.end(), start.group(1)
+        if not start.group().endswith("/>"):
+            own = ends.get(prefix, [])
+            while passed.get(prefix, 0) < len(own) and own[passed[prefix]].start() < after:
+                passed[prefix] += 1
+            if passed.get(prefix, 0) == len(own):
+                continue
+            end = own[passed[prefix]]
+            contents.append(text[after : end.start()])
+            after = end.end()
+        kept.append(text[at : start.start()])
+        at = after
+    return "".join([*kept, text[at:]]), contents
 
 
 def _subject(text: str) -> str:
     """The `rdf:about` value, with its quotes, that every description of one packet shares."""
-    found = re.search(r"""\b[\w.-]+:about\s*=\s*("[^"]*"|'[^']*')""", text)
+    found = re.search(r"""(?<![\w.-])[\w.-]+:about\s*=\s*("[^"]*"|'[^']*')""", text)
     return found.group(1) if found else '""'
 
 
@@ -289,7 +329,7 @@ def _without_statement(text: str) -> tuple[str, str]:
 
     Previews (`xmp:Thumbnails`) show the photo before the edit.
     """
-    text = re.sub(r"<([\w.-]+):Thumbnails\b[^<>]*>.*?</\1:Thumbnails\s*>", "", text, flags=re.DOTALL)
+    text, _ = _without_elements(text, "Thumbnails")
     text, _ = _without_property(text, "DigitalSourceType")
     return _without_property(text, "AISystemUsed")
 

@@ -71,20 +71,23 @@ def format_note(photo: Photo, format: PhotoFormat | None = None) -> str | None:
 
 
 def _read_bytes(path: Path) -> bytes:
+    """The bytes of a regular file of at most MAX_FILE_BYTES."""
     try:
         if not path.exists():
             raise PhotoError(f"There is no photo {str(path)!r}; check the path.")
         if not path.is_file():
             raise PhotoError(f"{str(path)!r} is not a file; give the path of one photo.")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise PhotoError(
-                f"The file {path.name!r} has {size / 1e9:.1f} GB, more than the limit of {MAX_FILE_BYTES / 1e9:g} GB; "
-                "make it smaller first."
-            )
-        data = path.read_bytes()
+        # What has become a pipe meanwhile would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = b"" if size > MAX_FILE_BYTES else file.read(size)
     except OSError as error:
         raise PhotoError(f"The photo {str(path)!r} cannot be read ({error.strerror or error}).") from error
+    if size > MAX_FILE_BYTES:
+        raise PhotoError(
+            f"The file {path.name!r} has {size / 1e9:.1f} GB, more than the limit of {MAX_FILE_BYTES / 1e9:g} GB; "
+            "make it smaller first."
+        )
     if not data:
         raise PhotoError(f"The file {path.name!r} is empty (0 bytes); give a photo.")
     return data

@@ -4,15 +4,15 @@ import io
 import math
 import struct
 import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, features
 
 from data.errors import PhotoError
 from data.image_resources import kept_segments, resources_of_jpeg, with_iptc, without_previews
+from data.jpeg_file import too_many_of
 from data.metadata import (
     TURNED_BY_90,
     exchange_sides,
@@ -29,16 +29,26 @@ from data.photo_tiff import (
     TIFF_BITS,
     TIFF_IMAGE_RESOURCES,
     TIFF_IPTC,
+    TIFF_PHOTOMETRIC,
     TIFF_X_RESOLUTION,
     Stored,
     exif_of_tiff,
     tiff_tag,
     with_raw_pixels,
 )
-from data.photo_type import Photo, PhotoFormat, Pixels, contiguous
+from data.photo_type import STRIP_VALUES, Photo, PhotoFormat, Pixels, contiguous
+from data.photo_webp import webp_size
+from data.quiet import quietly, unwarned
 
+JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT_PNG_CHUNKS = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tEXt", b"iTXt")
+PNG_TEXT_BYTES = 8_000_000
+"""Of one profile or text in a PNG, unpacked; Pillow allows 1 MB, and there are profiles of more."""
+TIFF_COMPRESSION = 259
+TIFF_YCBCR = 6
+TIFF_JPEG = (6, 7)
+"""Compressions whose decoder turns YCbCr into RGB."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 DROPPED_TEXT = (XMP_KEYWORD + b"\x00", b"Raw profile type")
 """Text chunks that repeat the XMP or hold metadata of the photo before it was turned upright."""
@@ -58,14 +68,18 @@ def decode_photo(data: bytes, name: str, max_pixels: int) -> Photo:
     stored = STORED_AS_SHOWN
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         data, stored = with_raw_pixels(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # libtiff prints what it finds wrong, Pillow's other decoders do not.
+    with unwarned(), quietly() if data[:2] in (b"II", b"MM") else nullcontext():
         image = _open_checked(data, name, max_pixels)
         try:
-            return _decode(image, data, name, stored)
-        except DAMAGE as error:
+            # Only of TIFF does Pillow check the size once more, and that of tiles beyond the picture.
+            large = image.format == "TIFF" and image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
+            with _pillow_limits(max_pixels) if large else nullcontext():
+                return _decode(image, data, name, stored)
+        except (*DAMAGE, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split())
             raise PhotoError(
-                f"The photo {name!r} is damaged or incomplete and cannot be decoded ({error}); "
+                f"The photo {name!r} is damaged or incomplete and cannot be decoded ({reason}); "
                 "give an intact copy of it."
             ) from error
 
@@ -75,12 +89,20 @@ def check_header(data: bytes, name: str, max_pixels: int) -> None:
     if is_heif(data):
         open_heif(data, name, lambda width, height: _check_size((width, height), name, max_pixels))
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         _open_checked(data, name, max_pixels)
 
 
 def _open_checked(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    most = too_many_of(data) if data[:2] == JPEG_SIGNATURE else None
+    if most is not None:
+        raise PhotoError(
+            f"The JPEG {name!r} has more than {most}, which no camera or program writes and which would take hours to "
+            "read: open it in a picture editor and save it anew."
+        )
+    said = webp_size(data)
+    if said is not None:
+        _check_size(said, name, max_pixels)
     image = _open(data, name)
     _check_size(image.size, name, max_pixels)
     _check_kind(image, name)
@@ -88,20 +110,23 @@ def _open_checked(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
 
 @contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Pillow's own size limit set aside while a file is opened: ours is checked before any pixel is decoded."""
+def _pillow_limits(pixels: int | None) -> Iterator[None]:
+    """Other limits of Pillow's, of pixels and of a PNG's profile and texts, for as long as a file is opened or decoded.
+
+    Ours is checked before any pixel is decoded, so that none is needed for opening.
+    """
     with _pillow_limit_lock:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
+        limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pixels, max(limits[1], PNG_TEXT_BYTES)
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     try:
-        with _without_pillow_limit():
+        with _pillow_limits(None):
             return Image.open(io.BytesIO(data), formats=_formats(data, name))
     except DAMAGE as error:
         if data[:2] in (b"II", b"MM"):
@@ -138,13 +163,21 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise PhotoError(f"The photo {name!r} has no pixels ({width} x {height}); give another file.")
 
 
+def _true_mode(image: Image.Image) -> str:
+    """The colour mode of an opened image; Pillow before 13 takes a TIFF of YCbCr for RGB with a fourth channel."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    is_ycbcr = tags.get(TIFF_PHOTOMETRIC) == TIFF_YCBCR and tags.get(TIFF_COMPRESSION) not in TIFF_JPEG
+    return "YCbCr" if is_ycbcr else image.mode
+
+
 def _check_kind(image: Image.Image, name: str) -> None:
     """Refuse animations and colour models that are not grey or RGB, before decoding."""
     if image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         raise PhotoError(f"The file {name!r} is an animation; photodrag edits still photos: save one frame of it.")
-    if image.mode not in ("1", "L", "LA", "I;16", "I;16B", "P", "PA", "RGB", "RGBX", "RGBA"):
+    mode = _true_mode(image)
+    if mode not in ("1", "L", "LA", "I;16", "I;16B", "P", "PA", "RGB", "RGBX", "RGBA"):
         raise PhotoError(
-            f"The photo {name!r} has the colour mode {image.mode}; photodrag edits RGB and grey photos of "
+            f"The photo {name!r} has the colour mode {mode}; photodrag edits RGB and grey photos of "
             "8 or 16 bits: convert it to RGB first."
         )
 
@@ -225,8 +258,22 @@ def _decode_8(image: Image.Image) -> tuple[str, Pixels]:
         mode, image = "RGBA", image.convert("RGBA")
     elif mode == "RGBX":
         mode, image = "RGB", image.convert("RGB")
-    channels = np.array(image)
-    return mode, channels if channels.ndim == 3 else channels[..., None]
+    return mode, _channels_of(image)
+
+
+def _channels_of(image: Image.Image) -> Pixels:
+    """[H,W,C] values of a Pillow image, copied band by band: as a whole they would be in memory three times more."""
+    width, height = image.size
+    rows = max(1, STRIP_VALUES // width)
+    bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    channels: Pixels | None = None
+    for band in bands:
+        values = np.asarray(image.crop((0, band.start, width, band.stop)))
+        if channels is None:
+            channels = np.empty((height, *values.shape[1:]), values.dtype)
+        channels[band] = values
+    assert channels is not None, image.size
+    return channels if channels.ndim == 3 else channels[..., None]
 
 
 def _exif_of(image: Image.Image) -> tuple[bytes | None, int, bool]:

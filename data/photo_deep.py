@@ -8,6 +8,7 @@ from data.errors import PhotoError
 from data.photo_heif import avif_bits, to_16_bits
 from data.photo_tiff import TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANAR, TIFF_SAMPLE_FORMAT, tiff_tag
 from data.photo_type import Pixels
+from data.quiet import quietly
 
 
 def decode_png16(data: bytes, transparent: object) -> tuple[str, Pixels]:
@@ -60,7 +61,8 @@ def _decode_with_cv2(data: bytes) -> NDArray[np.uint16]:
     import cv2
 
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with quietly():
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(error.err) from error
     if decoded is None or decoded.dtype != np.uint16:

@@ -33,6 +33,7 @@ from data.photo_tiff import (
     describe,
 )
 from data.photo_type import Photo, PhotoFormat, to_u8
+from data.quiet import unwarned
 
 DEFAULT_QUALITY = 95
 JPEG_SEGMENT_BYTES = 65533
@@ -69,6 +70,13 @@ def encode_photo(
     target = format or photo.format
     xmp = mark_ai_edited(photo.xmp) if edited else photo.xmp
     _check_target(photo, target)
+    with unwarned():
+        return _encoded(photo, xmp, target, quality, on_reencoded)
+
+
+def _encoded(
+    photo: Photo, xmp: bytes | None, target: PhotoFormat, quality: int, on_reencoded: Callable[[str], None] | None
+) -> bytes:
     if target == "JPEG" and photo.format == "JPEG":
         try:
             return _retouch_jpeg(photo, xmp, quality)
@@ -179,7 +187,7 @@ def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
 
 def _shorter(xmp: bytes) -> bytes | None:
     """A packet without the spaces at its end that fits a JPEG segment; else only the mark of the edit, which stays."""
-    tight = re.sub(rb"\s+(?=<\?xpacket end)", b"\n", xmp)
+    tight = re.sub(rb"(?<!\s)\s+(?=<\?xpacket end)", b"\n", xmp)
     if len(tight) <= JPEG_XMP_BYTES:
         return tight
     return mark_ai_edited(None) if AI_EDITED.encode() in xmp else None
@@ -273,6 +281,8 @@ def _paeth(left: NDArray[np.uint8], up: NDArray[np.uint8], up_left: NDArray[np.u
 def _encode_tiff(photo: Photo, xmp: bytes | None) -> bytes:
     """TIFF of 8 or 16 bits, deflated strips with horizontal differencing, the metadata in its first directory."""
     channels = channels_of(photo)
+    if channels.shape[2] == 2 and photo.bits == 16:  # which hardly any program reads
+        channels = channels[..., [0, 0, 0, 1]]
     height, width, count = channels.shape
     rows = max(1, STRIP_BYTES // (width * count * channels.dtype.itemsize))
     strips = [_tiff_strip(channels[top : top + rows]) for top in range(0, height, rows)]

@@ -1,7 +1,6 @@
 """What a TIFF's directory says beside the pixels: its tags, the turn and the alpha of the pixels, EXIF in and out."""
 
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 from data.metadata import EXIF_PREFIX, TAG_EXIF_IFD, replace_tag, set_upright
+from data.quiet import unwarned
 
 DAMAGE = (
     OSError,
@@ -78,8 +78,7 @@ def describe(directory: TiffImagePlugin.ImageFileDirectory_v2, exif_block: bytes
     if not exif_block:
         return
     exif = Image.Exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         try:
             exif.load(EXIF_PREFIX + exif_block)
             described = {tag: exif[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in exif}

@@ -7,8 +7,9 @@ pixels, inside it in feature pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ from editing.squares import Seen, look, near
 from editing.trackers import Levels, crop_from_feature
 from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, NoiseMaps, Squared
+from inversion.optimisation import MOST_ROLLBACKS, check_numbers
 
 __all__ = [
     "Drag",
@@ -50,7 +52,7 @@ __all__ = [
     "verdict",
 ]
 
-StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped"]
+StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped", "diverged"]
 
 LOST_STEPS = 8
 STALL_STEPS = 12  # at even steps
@@ -69,6 +71,7 @@ class DragStep:
     """What a watcher is told after a step: points [N, 2] and their mean distance to the targets, in crop pixels.
 
     draw: gives the picture [1, 3, R, R] of this step; it is drawn only then, and is there only until the next step.
+    rollbacks: how many steps of this drag led to NaN and were taken back.
     """
 
     step: int
@@ -77,11 +80,15 @@ class DragStep:
     points: Tensor
     distance_px: float
     draw: Callable[[], Tensor] | None = None
+    rollbacks: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Edited:
-    """A finished drag: w [1, L, D], image [1, 3, R, R], tracks [T, N, 2] in crop pixels (T = steps + 1), frames RGB."""
+    """A finished drag: w [1, L, D], image [1, 3, R, R], tracks [T, N, 2] in crop pixels (T = steps + 1), frames RGB.
+
+    DivergedError when latent or picture hold NaN.
+    """
 
     w: Tensor
     image: Tensor
@@ -90,6 +97,10 @@ class Edited:
     steps: int
     frames: list[NDArray[np.uint8]]
     metrics: dict[str, float]
+
+    def __post_init__(self) -> None:
+        mend = "ask for a shorter way, lower edit.lr or check the generator"
+        check_numbers("The edit's latent or picture", mend, self.w, self.image)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,6 +112,7 @@ class DragState:
     in crop pixels.
     `best_*` belong to the state of least mean distance so far; `mark` is (step, mean distance) of the last real
     progress, `mark_points` the points there and `way_px` the mean way of the moving ones since, in crop pixels.
+    `rollbacks` counts the steps that led to NaN and were taken back, the last of them at step `taken_back`.
     """
 
     step: int
@@ -120,6 +132,8 @@ class DragState:
     mark_points: Tensor
     way_px: float
     slowings: int = 0
+    rollbacks: int = 0
+    taken_back: int = 0
 
 
 def drag(
@@ -184,12 +198,32 @@ def begin(task: DragTask) -> DragState:
 
 
 def advance(task: DragTask, state: DragState) -> DragState:
-    """`pulls` steps of supervision, then the handles are found again; the tracking pass serves the next gradient."""
+    """`pulls` steps of supervision, then the handles are found again; the tracking pass serves the next gradient.
+
+    Where that leads to NaN the state before is given back, without its momentum and for steps of half the size.
+    """
+    found = _advanced(task, state)
+    if math.isfinite(found.loss) and all(bool(x.isfinite().all()) for x in (found.code, found.points)):
+        return found
+    features, code = render_features(task, state.code, state.points, state.step)  # the graph of the old ones is spent
+    still = torch.zeros_like(code)
+    return replace(
+        state,
+        code=code,
+        features=features,
+        moments=(still, still),
+        rollbacks=state.rollbacks + 1,
+        taken_back=state.step,
+    )
+
+
+def _advanced(task: DragTask, state: DragState) -> DragState:
     code, features, moments, loss, step = state.code, state.features, state.moments, state.loss, state.step
     for _ in range(min(task.settings.pulls, task.settings.steps - state.step)):
         total = total_loss(task, code, features, state.points, state.lost, state.trail)
         (gradient,) = torch.autograd.grad(total, code)
-        code, moments = adam(task, code, moments, gradient, step + 1, state.slowings)
+        share = 0.5**state.rollbacks * pace(task, state.slowings)
+        code, moments = adam(task, code, moments, gradient, step - state.taken_back + 1, share)
         features, code = render_features(task, code, state.points, step + 1)
         loss, step = float(total.detach()), step + 1
     with torch.no_grad():
@@ -218,6 +252,8 @@ def advance(task: DragTask, state: DragState) -> DragState:
         mark_points=points if gained or slower else state.mark_points,
         way_px=0.0 if gained or slower else state.way_px + mean_way_px(task, state.points, points),
         slowings=state.slowings + slower,
+        rollbacks=state.rollbacks,
+        taken_back=state.taken_back,
     )
 
 
@@ -228,6 +264,8 @@ def verdict(task: DragTask, state: DragState) -> StopReason | None:
         return "arrived"
     if state.lost_steps >= LOST_STEPS:
         return "lost"
+    if state.rollbacks > MOST_ROLLBACKS:
+        return "diverged"
     if state.step >= task.settings.steps:
         return "cap"
     if state.step - state.mark[0] < (PACE_STEPS if paced(task) else STALL_STEPS):
@@ -242,6 +280,13 @@ def paced(task: DragTask) -> bool:
     return task.settings.pace == "auto" and task.settings.tracker != "line_search"
 
 
+def pace(task: DragTask, slowings: int) -> float:
+    """Times `DragSettings.lr`: the step size after so many slowings."""
+    if paced(task):
+        return FIRST_PACE * SLOWER**slowings
+    return FEW_LR if are_few(task.settings, len(task.handles)) else 1.0
+
+
 def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
     """Mean way, from first to second, of the moving points that have not arrived at the second, in crop pixels."""
     way = (second - first).norm(dim=1)[task.moving & (distance_px(task, second) > task.stop_px)]
@@ -249,18 +294,14 @@ def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
 
 
 def adam(
-    task: DragTask, code: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor, t: int, slowings: int
+    task: DragTask, code: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor, t: int, share: float = 1.0
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The next code and moments after one Adam step, the t-th (Kingma and Ba 2015)."""
+    """The next code and moments after one Adam step, the t-th (Kingma and Ba 2015), of a share of the step size."""
     beta1, beta2 = ADAM_BETAS[0], SHORT_MEMORY if paced(task) else ADAM_BETAS[1]
     first = beta1 * moments[0] + (1 - beta1) * gradient
     second = beta2 * moments[1] + (1 - beta2) * gradient.square()
     move = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + ADAM_EPS)
-    lr = task.settings.lr
-    if paced(task):
-        lr *= FIRST_PACE * SLOWER**slowings
-    elif are_few(task.settings, len(task.handles)):
-        lr *= FEW_LR
+    lr = share * task.settings.lr
     return code.detach() - lr * move, (first, second)
 
 
@@ -289,7 +330,8 @@ def report(task: DragTask, state: DragState) -> DragStep:
     """What a watcher is told of a state."""
     mean = float(state.distance_px.mean())
     points = crop_points(task, state)
-    return DragStep(state.step, task.settings.steps, state.loss, points, mean, lambda: picture(task, state.code))
+    total, draw = task.settings.steps, lambda: picture(task, state.code)
+    return DragStep(state.step, total, state.loss, points, mean, draw, state.rollbacks)
 
 
 def picture(task: DragTask, code: Tensor) -> Tensor:
@@ -326,6 +368,7 @@ def finish(
         "w_layers": float(task.layers),
         "stop_px": task.stop_px,
         "latent_move": float(state.best_code.square().mean().sqrt()),
+        **({"rollbacks": float(state.rollbacks)} if state.rollbacks else {}),
     }
     w = latent(task, state.best_code)
     return Edited(w, image, torch.stack(tracks), reason, state.step, frames, metrics)

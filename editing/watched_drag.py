@@ -17,6 +17,7 @@ from torch import Tensor
 
 from editing.drag import (
     LOST_STEPS,
+    MOST_ROLLBACKS,
     DragSettings,
     DragState,
     DragStep,
@@ -111,6 +112,8 @@ def _early_end(task: DragTask, state: DragState) -> StopReason | None:
     """The ends that do not depend on where the points are seen."""
     if state.lost_steps >= LOST_STEPS:
         return "lost"
+    if state.rollbacks > MOST_ROLLBACKS:
+        return "diverged"
     return "cap" if state.step >= task.settings.steps else None
 
 

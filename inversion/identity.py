@@ -223,7 +223,10 @@ def load_face_network(path: Path) -> FaceNetwork:
     try:
         return FaceNetwork(read_face_network(blob)).eval()
     except (struct.error, IndexError, RuntimeError, ValueError) as error:
-        raise ModelError(f"The face network file {path} is damaged ({error}).") from error
+        raise ModelError(
+            f"The face network file {path} is damaged ({error}): run `pip install --force-reinstall "
+            "face_recognition_models`."
+        ) from error
 
 
 def resize_to_chip(images: Tensor, size_px: int = CHIP_SIZE_PX) -> Tensor:

@@ -1,4 +1,4 @@
-"""The optimisation loop that projector and tuner share: best-so-far, early stop, checkpoints."""
+"""The optimisation loop that projector and tuner share: best-so-far, early stop, checkpoints, the way back from NaN."""
 
 from __future__ import annotations
 
@@ -14,22 +14,37 @@ from data.errors import PhotodragError
 Checkpoint = Mapping[str, Any]
 """A flat dict of tensors, numbers, strings and lists of them."""
 
+GOOD_EVERY = 10
+"""Steps between the states that are kept to go back to; each counts only once its own loss was a number."""
+MOST_ROLLBACKS = 5
+"""After so many an optimisation is given up: its steps are then a 32nd of what was asked, and do not help."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StepInfo:
-    """Progress of a loop: `step` of `total` is done, its `loss`, and `state()` builds a checkpoint when asked."""
+    """Progress of a loop: `step` of `total` is done, its `loss`, and `state()` builds a checkpoint when asked.
+
+    rollbacks: how often the loop went back to a good state because its loss was not a number.
+    """
 
     step: int
     total: int
     loss: float
     state: Callable[[], dict[str, Any]]
+    rollbacks: int = 0
 
 
 OnStep = Callable[[StepInfo], None]
 
 
 class DivergedError(PhotodragError):
-    """The loss became NaN or infinite before any usable state."""
+    """A loss or a picture became NaN or infinite, and there is no usable state to keep."""
+
+
+def check_numbers(what: str, mend: str, *tensors: Tensor) -> None:
+    """Raise DivergedError when a tensor holds NaN or infinity: `what` they are, `mend` says what helps."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise DivergedError(f"{what} is not made of numbers: {mend}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +100,21 @@ class Evaluation:
     counts: bool = True
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Good:
+    """Copies of the variables and of what is kept from step to step, as they were before the step `step`."""
+
+    step: int
+    variables: dict[str, Tensor]
+    kept: dict[str, Tensor]
+
+
 class OptimisationLoop:
-    """Adam over named tensors. Continues from a checkpoint to the numbers that an unbroken run would have had."""
+    """Adam over named tensors. Continues from a checkpoint to the numbers that an unbroken run would have had.
+
+    Where the loss becomes NaN or infinite it goes back to the last good state, forgets its momentum and takes steps of
+    half the size from there on, up to MOST_ROLLBACKS times.
+    """
 
     def __init__(
         self,
@@ -116,11 +144,13 @@ class OptimisationLoop:
         self.rng = rng
         self.kept = {} if kept is None else kept
         self.step = 0
-        self._set_rate(lr)
+        self.rollbacks = 0
+        self._lr = lr
+        self._good: _Good | None = None
 
     def _set_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["rate"]
+            group["lr"] = lr * group["rate"] * 0.5**self.rollbacks
 
     def run(
         self,
@@ -131,14 +161,20 @@ class OptimisationLoop:
         after_step: Callable[[], None] | None = None,
         on_step: OnStep | None = None,
     ) -> str:
-        """Descend until `total` steps or every picture stops; returns the reason: cap, target, plateau or diverged."""
+        """Descend until `total` steps or every picture stops; returns the reason: cap, target, plateau or diverged.
+
+        It is `diverged` when the loss is not a number at the start, or again after MOST_ROLLBACKS ways back.
+        """
         while self.step < total:
-            if lr_at is not None:
-                self._set_rate(lr_at(self.step / total))
+            self._set_rate(self._lr if lr_at is None else lr_at(self.step / total))
+            kept_before = self._copies() if self.step % GOOD_EVERY == 0 or self._good is None else None
             found = evaluate(self.step)
             losses, parts = found.loss.detach().tolist(), found.reconstruction.detach().tolist()
-            if not all(loss < float("inf") for loss in losses):
-                return "diverged"
+            if not all(abs(value) < float("inf") for value in (*losses, *parts)):
+                if not self._roll_back():
+                    return "diverged"
+                continue
+            self._good = kept_before or self._good
             self.history["loss"].append(losses)
             self.history["reconstruction"].append(parts)
             if found.counts:
@@ -150,17 +186,43 @@ class OptimisationLoop:
                 after_step()
             self.step += 1
             if on_step is not None:
-                on_step(StepInfo(self.step, total, sum(losses) / len(losses), self.checkpoint))
+                on_step(StepInfo(self.step, total, sum(losses) / len(losses), self.checkpoint, self.rollbacks))
             if max(self.best.score) <= stop.target_loss:
                 return "target"
             if stop.patience and all(0 <= best < self.step - stop.patience for best in self.best.step):
                 return "plateau"
         return "cap"
 
+    def _copies(self) -> _Good:
+        variables = {name: value.detach().clone() for name, value in self.variables.items()}
+        return _Good(self.step, variables, {name: value.clone() for name, value in self.kept.items()})
+
+    def _roll_back(self) -> bool:
+        """Go on from the last good state with steps of half the size; False when that has been tried often enough."""
+        if self._good is None or self.rollbacks == MOST_ROLLBACKS:
+            return False
+        self.rollbacks += 1
+        self.step = self._good.step
+        with torch.no_grad():
+            for name, variable in self.variables.items():
+                variable.copy_(self._good.variables[name])
+        self.kept.clear()
+        self.kept.update({name: value.clone() for name, value in self._good.kept.items()})
+        self.optimizer.state.clear()  # its moments may hold what is not a number
+        self.history = {name: rows[: self.step] for name, rows in self.history.items()}
+        self.best.recent = []
+        return True
+
     def result(self) -> dict[str, Tensor]:
-        """The best tensors, or the last ones when the run was shorter than one turn of the views."""
+        """The best tensors, or the last ones when the run was shorter than one turn of the views; always numbers."""
         found = self.best.tensors or self.variables
+        if self._good is not None and not all(bool(value.isfinite().all()) for value in found.values()):
+            found = self._good.variables  # the last step of a short run led nowhere
         return {name: value.detach().clone() for name, value in found.items()}
+
+    def told(self) -> dict[str, float]:
+        """What the metrics say of ways back: `rollbacks`, and nothing when there were none."""
+        return {"rollbacks": float(self.rollbacks)} if self.rollbacks else {}
 
     def history_of(self, picture: int) -> dict[str, list[float]]:
         """The course of one picture: one number a step."""
@@ -181,6 +243,11 @@ class OptimisationLoop:
         state |= {f"best/tensor/{name}": value.clone() for name, value in self.best.tensors.items()}
         for index, slot in self.optimizer.state_dict()["state"].items():
             state |= {f"adam/{index}/{key}": torch.as_tensor(value).clone() for key, value in slot.items()}
+        state["rollbacks"] = self.rollbacks
+        if self._good is not None:
+            state["good/step"] = self._good.step
+            state |= {f"good/variable/{name}": value.clone() for name, value in self._good.variables.items()}
+            state |= {f"good/kept/{name}": value.clone() for name, value in self._good.kept.items()}
         return state
 
     def restore(self, state: Checkpoint) -> None:
@@ -201,6 +268,13 @@ class OptimisationLoop:
             slots.setdefault(int(index), {})[key] = value.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.rollbacks = int(state.get("rollbacks", 0))  # checkpoints of earlier versions have neither
+        if "good/step" in state:
+            copies = [
+                {name: value.clone() for name, value in _under(state, f"good/{kind}/").items()}
+                for kind in ("variable", "kept")
+            ]
+            self._good = _Good(int(state["good/step"]), *copies)
 
 
 def _rows(stored: Sequence[Sequence[float]]) -> list[list[float]]:

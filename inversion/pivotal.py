@@ -24,7 +24,15 @@ from inversion.generators.weights import (
 )
 from inversion.latents import random_labels
 from inversion.losses import ReconstructionLoss, ReconstructionWeights, Targets, psnr_db
-from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
+from inversion.optimisation import (
+    Checkpoint,
+    DivergedError,
+    Evaluation,
+    OnStep,
+    OptimisationLoop,
+    StopRule,
+    check_numbers,
+)
 from inversion.perceptual import Perceptual
 from inversion.projector import Inversion, check_target
 from inversion.rendering import Renderer, compared_px
@@ -70,6 +78,7 @@ class Tuned:
     picture [1, 3, R, R] that pivot and tuned weights give.
 
     `factors` are the delta as it is stored (`generators.weights`); `base_sha256` names the generator file it fits.
+    `metrics` has `rollbacks` where the loss became NaN on the way. DivergedError when the picture holds NaN.
     """
 
     inversion: Inversion
@@ -81,6 +90,9 @@ class Tuned:
     stop_reason: str
     steps: int
     metrics: dict[str, float]
+
+    def __post_init__(self) -> None:
+        check_numbers("The tuned generator's picture", "lower tune.lr or check the generator", self.image)
 
 
 def tune(
@@ -150,7 +162,10 @@ def tune_together(
         on_step=on_step,
     )
     if reason == "diverged" and not loop.best.tensors:
-        raise DivergedError("The tuning's loss is not a number from the start: lower tune.lr or check the generator.")
+        raise DivergedError(
+            "The tuning's loss is not a number, at its start or again after each way back: lower tune.lr or check the "
+            "generator."
+        )
     kept = stored(loop.result())
     delta = expand(kept, shapes_of(generator))
     tuned = apply_delta(generator, delta)
@@ -160,7 +175,7 @@ def tune_together(
             image = tuned.synthesize(inversion.w, "const", inversion.noise)
         target = targets.of(index)
         psnr = psnr_db(image, target.pictures, target.counting.mask)
-        metrics = {"psnr_db": psnr, "reconstruction_loss": loop.best.score[0]}
+        metrics = {"psnr_db": psnr, "reconstruction_loss": loop.best.score[0]} | loop.told()
         found.append(Tuned(inversion, kept, delta, base_sha256, image, loop.history_of(0), reason, loop.step, metrics))
     return found
 

@@ -19,7 +19,15 @@ from inversion.losses import (
     noise_regularizer,
     psnr_db,
 )
-from inversion.optimisation import Checkpoint, DivergedError, Evaluation, OnStep, OptimisationLoop, StopRule
+from inversion.optimisation import (
+    Checkpoint,
+    DivergedError,
+    Evaluation,
+    OnStep,
+    OptimisationLoop,
+    StopRule,
+    check_numbers,
+)
 from inversion.rendering import Renderer, coarse_px, compared_px
 from inversion.schedule import latent_noise_std, learning_rate
 from inversion.speed import Speed, fast_math, pictures_at_once
@@ -70,7 +78,8 @@ class ProjectorSettings:
 @dataclass(frozen=True, eq=False, slots=True)
 class Inversion:
     """A photograph in latent space: `w` [1, L, D], the noise maps [r, r] it was fitted with, and `image` [1, 3, R, R],
-    the picture both give. `history` holds one number a step; `metrics` psnr_db and the penalties."""
+    the picture both give. `history` holds one number a step; `metrics` psnr_db, the penalties, and `rollbacks` where
+    the loss became NaN on the way. DivergedError when latent or picture hold NaN."""
 
     w: Tensor
     noise: dict[str, Tensor]
@@ -79,6 +88,9 @@ class Inversion:
     stop_reason: str
     steps: int
     metrics: dict[str, float]
+
+    def __post_init__(self) -> None:
+        check_numbers("The inversion's latent or picture", "lower invert.lr or check the generator", self.w, self.image)
 
 
 def project(
@@ -109,7 +121,7 @@ def project_batch(
     `rng` is a CPU generator. `resume` is a dict given by an earlier `StepInfo.state()`: the run continues from it to
     the same result. `stats` saves sampling the latent space again when the generator's file carries them. Stop reasons:
     cap, target, plateau, diverged (the best state before it is returned). Raises UsageError when the targets do not fit
-    the generator.
+    the generator, DivergedError when no state has a loss that is a number.
     """
     check_target(generator, targets.pictures)
     count = len(targets)
@@ -151,7 +163,8 @@ def project_batch(
     )
     if reason == "diverged" and not loop.best.tensors:
         raise DivergedError(
-            "The inversion's loss is not a number from the start: lower invert.lr or check the generator."
+            "The inversion's loss is not a number, at its start or again after each way back: lower invert.lr or check "
+            "the generator."
         )
     return [_finish(generator, loop, i, noise, targets.of(i), stats, reason) for i in range(count)]
 
@@ -253,5 +266,5 @@ def _finish(
         "reconstruction_loss": loop.best.score[index],
         "p_norm": float(pn_penalty(w, stats)),
         "delta": float(delta_penalty(w, stats)),
-    }
+    } | loop.told()
     return Inversion(w, kept, image, loop.history_of(index), reason, loop.step, metrics)

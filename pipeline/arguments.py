@@ -14,8 +14,8 @@ from pipeline.quoting import looks_like_override, prepare_override, quote_path, 
 from pipeline.studio.options import StudioOptions, split_studio_options
 from pipeline.validation import did_you_mean
 
-VERBS = ("run", "demo", "replay", "directions", "studio", "models", "doctor", "help")
-OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models")
+VERBS = ("run", "demo", "batch", "replay", "directions", "studio", "models", "doctor", "explain", "help")
+OPTIONS = ("--help", "--version", "--debug", "--multirun", "--cfg", "--offline", "--other-models", "--json")
 LINE_WIDTH = 118
 
 HELP = """\
@@ -23,6 +23,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
 
   photodrag [run] PHOTO [key=value ...]   edit one photo, as in: photodrag me.jpg edit=smile
   photodrag FOLDER [key=value ...]        the same with every photo in it (or: PHOTO PHOTO ...), and a table
+  photodrag batch FOLDER|LIST.txt|'PATTERN' ... [key=value ...]    many photos, several at a time: docs/batch.md
   photodrag demo [key=value ...]          the same on the sample photo, with edit=smile
   photodrag replay RECIPE [PHOTO] [key=value ...]    make a result again from the .photodrag.json beside it
   photodrag directions [from=RUN] [key=value ...]    draw the generator's own directions, to choose one for an edit
@@ -34,6 +35,7 @@ photodrag: align, invert and tune a photograph, drag points in it, and carry the
   photodrag models inspect FILE|NAME      what a generator file of any format holds; nothing in it is run
   photodrag models convert FILE|RUN OUT   write a generator, or the one that a run tuned, as .safetensors or .pt
   photodrag doctor                        what is installed, what is missing, and how to get it
+  photodrag explain SENTENCE|ANCHOR       cause and mend of an error that photodrag has printed
   photodrag help                          this text
 
 Examples
@@ -43,6 +45,7 @@ Examples
   photodrag faces/ +experiment=inversion_only              reconstruct every photo in faces/, with table and pictures
   photodrag me1.jpg me2.jpg tune.shared=true edit=smile    one generator for several photos of a person
   photodrag from=photodrag_runs/RUN 'stages=[edit,blend]' edit=smile    another drag on an earlier run
+  photodrag batch photos/ edit=smile save=smiling/         every photo in and below photos/, in the same folders
   photodrag 'stages=[sample,edit]' sample.seed=7 edit=smile             a generated image
   photodrag me.jpg -m edit=smile edit.strength=0.5,1.0     one run for each value
   photodrag me.jpg edit=smile save=beside                  me_edited.jpg beside me.jpg, and its recipe
@@ -58,6 +61,7 @@ Options
   --cfg job        print the composed settings and stop: every key, its default and your changes
   --offline        with models: fetch nothing (PHOTODRAG_OFFLINE=1 does the same)
   --other-models   with replay: go on though the generator or another model is not the recorded one
+  --json           with doctor: the same checks for a program to read
   --debug          print a traceback when something fails
   --version        print the version
   --               what follows is a photo's path, even when it begins with a dash
@@ -73,11 +77,11 @@ Exit codes: 0 done, 1 failed, 2 the command cannot be used as given, 130 interru
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Command:
-    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`
-    and `directions`; of `replay` they are the recipe alone.
+    """A command line taken apart: `overrides` are in Hydra's grammar, a lone photo among them; `words` follow `models`,
+    `directions` and `explain`; of `replay` they are the recipe alone.
 
     photos: the photos and folders that are given, when they are several photos or any folder; empty otherwise. Of
-    `replay` they are what is given behind the recipe.
+    `replay` they are what is given behind the recipe, of `batch` every word that names photos.
     """
 
     verb: str
@@ -88,6 +92,7 @@ class Command:
     words: tuple[str, ...] = ()
     offline: bool = False
     other_models: bool = False
+    json: bool = False
     studio: StudioOptions | None = None
 
 
@@ -97,6 +102,8 @@ def parse_arguments(words: Sequence[str]) -> Command:
     The first word that is a file or a folder is the photo, even when it holds an equals sign; a word of the shape
     key=value is an override; any other word is a further photo, or one that does not exist.
     """
+    if words and words[0] == "explain":  # a sentence may hold what looks like an option
+        return Command("explain", words=tuple(words[1:]))
     if "--" in words:
         end = list(words).index("--")
         words, paths = words[:end], list(words[end + 1 :])
@@ -109,16 +116,22 @@ def parse_arguments(words: Sequence[str]) -> Command:
     verb = names.pop(0) if names and names[0] in VERBS else "run"
     if "--help" in flags or "--version" in flags:
         return Command("help" if "--help" in flags else "version")
+    if "--json" in flags and verb != "doctor":
+        raise UsageError(f"--json is given to photodrag {verb}: allowed is it with doctor")
     if verb == "models":
         return Command(verb, words=(*names, *paths), offline="--offline" in flags)
     if "--offline" in flags:
         raise UsageError(f"--offline is given to photodrag {verb}, which fetches nothing: allowed is it with models")
     if verb in ("doctor", "help") and (names or paths):
         raise UsageError(f"photodrag {verb} is followed by {(names + paths)[0]}: allowed is nothing")
+    if verb == "doctor":
+        return Command(verb, json="--json" in flags)
     if verb == "directions":
         return Command(verb, words=(*names, *paths))
     if verb == "replay":
         return _replay(names, paths, flags)
+    if verb == "batch":
+        return _batch(names, paths, flags)
     if verb == "studio":
         return _studio(names, paths, flags, options)
     if "--other-models" in flags:
@@ -155,6 +168,23 @@ def _replay(names: Sequence[str], paths: Sequence[str], flags: set[str]) -> Comm
     prepared = [prepare_override(text) for text in overrides if split_override(text)[1] != "photo"]
     show_config, other_models = "--cfg" in flags, "--other-models" in flags
     return Command("replay", tuple(prepared), tuple(photos), False, show_config, (words[0],), False, other_models)
+
+
+def _batch(names: Sequence[str], paths: Sequence[str], flags: set[str]) -> Command:
+    """Every word that is no override names photos; photo=PATH counts as one."""
+    if "--multirun" in flags:
+        raise UsageError(
+            "-m is given to photodrag batch, which makes one recipe: run it once for each value, or photodrag FOLDER -m"
+        )
+    words, overrides = _split_photo(names)
+    words = [*words, *paths, *(split_override(text)[2] for text in overrides if split_override(text)[1] == "photo")]
+    prepared = [prepare_override(text) for text in overrides if split_override(text)[1] != "photo"]
+    if not words and "--cfg" not in flags:
+        raise UsageError(
+            "no photos are given: write photodrag batch FOLDER, a LIST.txt of paths, a pattern such as "
+            "'photos/**/*.jpg', or photos"
+        )
+    return Command("batch", tuple(prepared), tuple(words), show_config="--cfg" in flags)
 
 
 def _studio(names: Sequence[str], paths: Sequence[str], flags: set[str], options: StudioOptions | None) -> Command:

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,45 @@ def write_bytes(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
+def _as_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON text; of names that are no Unicode, what is none becomes the escapes that JSON has for it."""
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically; floats that are not finite become null."""
-    write_bytes(path, (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write a value as indented JSON, atomically; floats that are not finite become null.
+
+    Names that are no Unicode hold lone surrogates, which become the escapes that JSON has for them.
+    """
+    write_bytes(path, _as_json(value, indent=2) + b"\n")
+
+
+def append_lines(path: Path, lines: Sequence[str], sync: bool = True) -> None:
+    """Append lines to a file that only ever grows, each whole or, at a power cut, torn at its end; OutputError when the
+    disk refuses. A torn line of an earlier writer gets its line break first, so that it costs itself only."""
+    with writing(path), path.open("ab+") as stream:
+        stream.seek(0, os.SEEK_END)
+        torn = stream.tell() > 0
+        if torn:
+            stream.seek(-1, os.SEEK_END)
+            torn = stream.read(1) != b"\n"
+        stream.write(("\n" * torn + "".join(f"{line}\n" for line in lines)).encode("utf-8", "backslashreplace"))
+        stream.flush()
+        if sync:
+            os.fsync(stream.fileno())
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The values of a file of JSON lines; lines that are no JSON, as a torn one, and a missing file give nothing."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return
+    with stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 def read_json(path: Path) -> Any:
@@ -127,9 +163,10 @@ def plain(value: Any) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, on the CPU; DamagedFilesError when it is missing or incomplete."""
+    """Tensors of a safetensors file by name in the order of their names, on the CPU; DamagedFilesError when it is
+    missing or incomplete. The library's own order differs from run to run."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))
     except (OSError, SafetensorError, ValueError) as error:
         raise DamagedFilesError(f"{path}: {error}") from error
 
@@ -159,7 +196,7 @@ class StageWriter:
 
     def json(self, name: str, value: Any) -> None:
         """Store numbers, strings, lists and dictionaries."""
-        self.bytes(name, json.dumps(plain(value), ensure_ascii=False, allow_nan=False).encode())
+        self.bytes(name, _as_json(value))
 
     def bytes(self, name: str, content: bytes) -> None:
         """Store an encoded file."""
@@ -251,6 +288,22 @@ def _sync_files(folder: Path) -> None:
         finally:
             os.close(descriptor)
     sync_folder(folder)
+
+
+def prune_run(root: Path, outputs: Iterable[tuple[str, str]], files: Iterable[str]) -> None:
+    """Remove finished outputs of a run folder, given as (stage, key), and files at its top; others' stay.
+
+    Raises OutputError when something cannot be removed.
+    """
+    store = StageStore(root)
+    for stage, key in outputs:
+        with writing(store.folder(stage, key)):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(store.folder(stage, key))
+            with contextlib.suppress(OSError):  # outputs of other recipes are in it
+                (root / stage).rmdir()
+    for name in files:
+        remove_file(root / name)
 
 
 class Checkpoints:

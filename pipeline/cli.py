@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -42,6 +43,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code; failures print one sentence."""
     # Before torch loads: threads that spin while they wait make a run five times slower where a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that are no Unicode are printed as the bytes that they are
+        unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in (words[: words.index("--")] if "--" in words else words)
     try:
@@ -91,11 +95,17 @@ def _dispatch(words: Sequence[str], debug: bool) -> int:
     elif command.verb == "doctor":
         from pipeline.doctor import doctor
 
-        return doctor()
+        return doctor(as_json=command.json)
+    elif command.verb == "explain":
+        from pipeline.error_pages import explain_command
+
+        return explain_command(command.words)
     elif command.show_config:
         _show_config(command)
     elif command.verb == "studio":
         return _studio(command, debug)
+    elif command.verb == "batch":
+        return _batch(command, debug)
     elif command.multirun:
         return _sweep(command, debug)
     elif command.photos:
@@ -110,7 +120,8 @@ def _show_config(command: Command) -> None:
     from omegaconf import OmegaConf
 
     overrides = next(_sweep_values(command.overrides)) if command.multirun else list(command.overrides)
-    overrides = [*(f"photo={quote_path(photo)}" for photo in command.photos[:1]), *overrides]
+    photos = () if command.verb == "batch" else command.photos[:1]
+    overrides = [*(f"photo={quote_path(photo)}" for photo in photos), *overrides]
     raw = compose_raw(overrides)
     load(raw)
     print(OmegaConf.to_yaml(raw), end="")
@@ -172,6 +183,15 @@ def _studio(command: Command, debug: bool) -> int:
     _check_paths(config)
     assert command.studio is not None
     return studio(command.studio, config, debug)
+
+
+def _batch(command: Command, debug: bool) -> int:
+    """One recipe over many photos, by several workers."""
+    from pipeline.batch_command import BatchCommand, batch
+
+    config = compose(command.overrides)
+    _check_paths(config)
+    return batch(BatchCommand(command.photos, command.overrides, config, debug))
 
 
 def _replay(command: Command) -> int:
@@ -245,9 +265,9 @@ def _sweep(command: Command, debug: bool) -> int:
     batch = Batch(debug)
     experiment = _experiment(command, configs[0], found.skipped)
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    # Hydra insists on a folder of its own with a multirun.yaml; the run folder keeps all that anyone needs of it.
+    side_by_side = _runs_side_by_side(command.overrides)
     with (
-        tempfile.TemporaryDirectory(prefix="photodrag-sweep-") as scratch,
+        _launcher_folder(experiment, side_by_side) as scratch,
         hydra.initialize_config_module("conf", job_name="photodrag", version_base="1.3"),
         _tables_kept(experiment, batch),
     ):
@@ -255,7 +275,7 @@ def _sweep(command: Command, debug: bool) -> int:
         assert engine is not None
         overrides = [f"hydra.sweep.dir={quote_path(scratch)}", *command.overrides]
         try:
-            job = partial(_sweep_job, stamp, debug, batch, found.photos, tuple(experiment.swept))
+            job = partial(_sweep_job, stamp, debug, side_by_side, batch, found.photos, tuple(experiment.swept))
             batches = engine.multirun("config", job, overrides, with_log_configuration=False)
         except HydraException as error:
             raise UsageError(f"{' '.join(command.overrides)} cannot be swept: {one_line(error)}") from error
@@ -264,6 +284,28 @@ def _sweep(command: Command, debug: bool) -> int:
     failed = [code != EXIT_DONE for code, _ in jobs]
     print(f"{len(failed)} jobs, {sum(failed)} failed")
     return EXIT_FAILED if any(failed) else EXIT_DONE
+
+
+def _runs_side_by_side(overrides: Sequence[str]) -> bool:
+    """Whether a launcher other than Hydra's own is chosen, which runs the jobs of a sweep in processes of their own."""
+    chosen = [item.value() for item in parse_overrides(overrides) if item.key_or_group == "hydra/launcher"]
+    return bool(chosen) and chosen[-1] != "basic"
+
+
+@contextlib.contextmanager
+def _launcher_folder(experiment: Experiment, side_by_side: bool) -> Iterator[str]:
+    """The folder that Hydra insists on for itself.
+
+    Its own launcher leaves nothing there that anyone needs. Others keep the logs and the answers of their jobs there,
+    which jobs on other machines write: it then lies in the experiment's folder, and stays.
+    """
+    if side_by_side:
+        from pipeline.artifacts import ensure_folder
+
+        yield str(ensure_folder(experiment.folder / "launcher"))
+        return
+    with tempfile.TemporaryDirectory(prefix="photodrag-sweep-") as scratch:
+        yield scratch
 
 
 def _sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -286,7 +328,13 @@ def _sweep_values(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _sweep_job(
-    stamp: str, debug: bool, batch: Batch, photos: Sequence[Path], swept: Sequence[str], cfg: DictConfig
+    stamp: str,
+    debug: bool,
+    side_by_side: bool,
+    batch: Batch,
+    photos: Sequence[Path],
+    swept: Sequence[str],
+    cfg: DictConfig,
 ) -> tuple[int, list[FaceResult]]:
     """One job of a sweep, called by Hydra's launcher; its failure is told and leaves the other jobs running."""
     from hydra.core.hydra_config import HydraConfig
@@ -297,7 +345,7 @@ def _sweep_job(
     hydra_cfg = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    job = JobInfo(stamp, int(hydra_cfg.job.num), tuple(str(text) for text in overrides))
+    job = JobInfo(stamp, int(hydra_cfg.job.num), tuple(str(text) for text in overrides), side_by_side)
     settings = tuple(text for text in job.overrides if not text.startswith("photo="))
     print(f"job {job.number}: {' '.join(settings)}")
     pairs = [split_override(text)[1:] for text in settings]

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LAUNCHER_GROUP = "hydra/launcher"
+LAUNCHER_PACKAGES = {
+    "joblib": "hydra-joblib-launcher==1.2.0",
+    "submitit_local": "hydra-submitit-launcher==1.2.0",
+    "submitit_slurm": "hydra-submitit-launcher==1.2.0",
+}
+"""Launchers of sweeps that work with the Hydra which photodrag asks for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[T]):
@@ -92,11 +100,23 @@ def parse_overrides(overrides: Sequence[str], loader: ConfigLoader | None = None
     return parsed
 
 
+def _check_launcher(name: str, installed: Sequence[str]) -> None:
+    """Raise UsageError for a launcher of sweeps that is not installed; it names the package that brings it."""
+    if name not in installed:
+        package = LAUNCHER_PACKAGES.get(name)
+        mend = (
+            f": pip install '{package}' brings it" if package else did_you_mean(name, [*installed, *LAUNCHER_PACKAGES])
+        )
+        raise UsageError(f"{LAUNCHER_GROUP} is {name}, but only {', '.join(installed)} is installed{mend}")
+
+
 def _check_override(override: Override, loader: ConfigLoader, source: Source[T]) -> None:
     """Raise UsageError unless an override names a setting, or a group and one of its choices, with a single value."""
     from hydra.core.object_type import ObjectType
 
     key = override.key_or_group
+    if key == LAUNCHER_GROUP:
+        _check_launcher(str(override.value()), loader.get_group_options(key, ObjectType.CONFIG))
     if override.is_hydra_override() or key == "hydra":
         return
     if override.is_sweep_override():

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,11 @@ class Deliveries:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Destination:
-    """Where a run's result is saved: `folder`, and the `name` of one file, or None for `<stem>_edited<suffix>`."""
+    """Where a run's result is saved: `folder`, and the `name` of one file, or None for `<stem>_edited<suffix>`.
+
+    run_folder: that of the run, or of the batch, whose lock is held while it is saved; files that are being written are
+    named after it, so that what a killed run left of them is found and removed by the next.
+    """
 
     folder: Path
     name: str | None
@@ -107,6 +111,12 @@ class Destination:
     on_exists: str
     inputs: Inputs
     written: set[Path]
+    run_folder: Path
+
+    def temporaries(self) -> list[Path]:
+        """What a result and its recipe are called while they are written."""
+        mark = hashlib.sha256(os.fsencode(self.run_folder.resolve())).hexdigest()[:16]
+        return [self.folder / f".photodrag-{mark}-{part}.tmp" for part in ("recipe", "picture")]
 
     def candidates(self, suffix: str) -> Iterator[Path]:
         """The names in the order in which they are tried: the plain one, then -2, -3 and so on."""
@@ -135,7 +145,8 @@ def plan(
         folder, name = Path(save).parent, Path(save).name
         _check_file(save, Path(save), format)
     folder = Path(os.path.abspath(folder))
-    destination = Destination(folder, name, photo.stem, config.on_exists, inputs, deliveries.written)
+    written = deliveries.written
+    destination = Destination(folder, name, photo.stem, config.on_exists, inputs, written, run_folder)
     if run_folder.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise UsageError(
             f"save is {save}, which lies in the run folder {run_folder}, where photodrag keeps its own files: give "
@@ -144,7 +155,7 @@ def plan(
     wanted = next(destination.candidates(suffix_for(format)))
     if name is not None or config.on_exists == "overwrite":
         _refuse_inputs(wanted, inputs)
-    _check_writable(save, folder)
+    check_writable(save, folder)
     return destination
 
 
@@ -167,7 +178,7 @@ def _refuse_inputs(path: Path, inputs: Inputs) -> None:
             )
 
 
-def _check_writable(save: str, folder: Path) -> None:
+def check_writable(save: str, folder: Path) -> None:
     """Raise UsageError unless files can be made in `folder`, or it can be created."""
     there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not there.is_dir():
@@ -179,13 +190,22 @@ def _check_writable(save: str, folder: Path) -> None:
 def deliver(content: bytes, suffix: str, recipe: Callable[[str], bytes], destination: Destination) -> Path | None:
     """Write a result and its recipe, both whole or neither; the path of the result, None when `on_exists=skip` skips.
 
-    recipe: gives the recipe's file for the result's name. A name is taken when the result or its recipe is there.
+    recipe: gives the recipe's file for the result's name. A name is taken when the result or its recipe is there, but
+    for this very recipe without a result, which a killed run left: it gets its result.
     Raises UsageError where only an input could be written to, OutputError when the disk refuses.
     """
     with _saving(destination.folder):
         destination.folder.mkdir(parents=True, exist_ok=True)
+        for temporary in destination.temporaries():
+            temporary.unlink(missing_ok=True)
     for path in destination.candidates(suffix):
         own = path in destination.written
+        half = _is_half(path, recipe(path.name)) and not destination.inputs.holds(recipe_path(path))
+        if half and not own and not destination.inputs.holds(path):
+            with _saving(path):
+                _write_pair(destination, path, content, recipe(path.name), replace=True)
+            destination.written.add(path)
+            return path
         taken = os.path.lexists(path) or os.path.lexists(recipe_path(path))
         if destination.on_exists == "skip" and taken and not own:
             return None
@@ -195,7 +215,7 @@ def deliver(content: bytes, suffix: str, recipe: Callable[[str], bytes], destina
         elif taken or destination.inputs.holds(path) or destination.inputs.holds(recipe_path(path)):
             continue
         with contextlib.suppress(FileExistsError), _saving(path):
-            _write_pair(path, content, recipe(path.name), replace)
+            _write_pair(destination, path, content, recipe(path.name), replace)
             destination.written.add(path)
             return path
     raise OutputError(f"{MOST_NUMBERS} results have the name {destination.folder / suffix}: give another with save=.")
@@ -217,10 +237,24 @@ def _saving(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_pair(picture: Path, content: bytes, recipe: bytes, replace: bool) -> None:
-    """Both files under temporary names first, so that a full disk leaves nothing, then under their own."""
-    pairs = [(content, picture), (recipe, recipe_path(picture))]
-    temporary = [picture.with_name(f".photodrag-{uuid.uuid4().hex}.tmp") for _ in pairs]
+def _is_half(path: Path, recipe: bytes) -> bool:
+    """Whether a run was killed between giving this very recipe its name and its result's; other files are not ours."""
+    beside = recipe_path(path)
+    if os.path.lexists(path) or beside.is_symlink():
+        return False
+    try:
+        return beside.is_file() and beside.stat().st_size == len(recipe) and beside.read_bytes() == recipe
+    except OSError:
+        return False
+
+
+def _write_pair(destination: Destination, picture: Path, content: bytes, recipe: bytes, replace: bool) -> None:
+    """Both files under temporary names first, so that a full disk leaves nothing, then under their own.
+
+    The recipe comes first: a result without one would be taken for a photo when its folder is edited again.
+    """
+    pairs = [(recipe, recipe_path(picture)), (content, picture)]
+    temporary = destination.temporaries()
     placed: list[Path] = []
     try:
         for name, (data, _) in zip(temporary, pairs, strict=True):

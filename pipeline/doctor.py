@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import platform
 import shutil
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from pipeline import __version__
+from pipeline.doctor_check import Check, Status, checks_json, format_check
+from pipeline.doctor_place import check_disk, check_folder, check_limits, processor_threads
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, one_line
 
-Status = Literal["ok", "optional", "missing"]
-
-NEEDED_DISK_GB = 1.0
 NEEDED_MEMORY_GB = 3.0
 MIN_PYTHON = (3, 10)
 
@@ -30,20 +26,25 @@ BACKBONES = {
 }
 """What each trunk of LPIPS gives."""
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One row of the table; `gives` and `mend` are shown when the part is not there."""
-
-    name: str
-    status: Status
-    found: str
-    gives: str = ""
-    mend: str = ""
+EXTRAS = {
+    "heif": ("pillow-heif", "HEIC and HEIF photos"),
+    "c2pa": ("c2pa-python", "signed Content Credentials, blend.c2pa_key"),
+    "ray": ("ray", "executor=ray, a batch over several machines"),
+}
+"""The extras of the package but for the studio's: what each brings, and what that gives."""
 
 
-def doctor() -> int:
-    """Print the table; 0 when the main job (photo in, dragged photo out) can run, 1 when a part of it is missing."""
+def doctor(as_json: bool = False) -> int:
+    """Print the table; 0 when the main job (photo in, dragged photo out) can run, 1 when a part of it is missing.
+
+    as_json: print what `pipeline.doctor_check.checks_json` describes instead; what packages print as they load then
+    goes to standard error.
+    """
+    if as_json:
+        with contextlib.redirect_stdout(sys.stderr):
+            checks = list(all_checks())
+        print(checks_json(checks))
+        return EXIT_FAILED if any(check.status == "missing" for check in checks) else EXIT_DONE
     print(f"photodrag {__version__}\n")
     broken = 0
     for check in all_checks():
@@ -51,18 +52,6 @@ def doctor() -> int:
         print(format_check(check))
     print(f"\nNeeded and missing: {broken}." if broken else "\nEverything that a run needs is here.")
     return EXIT_FAILED if broken else EXIT_DONE
-
-
-def format_check(check: Check) -> str:
-    """One row, and below it what a part that is not there would give and the command that brings it."""
-    lines = [f"{check.status:<9} {check.name:<22} {check.found}"]
-    if check.status != "ok":
-        indent = " " * 33
-        if check.gives:
-            lines += textwrap.wrap(f"gives: {check.gives}", 110, initial_indent=indent, subsequent_indent=indent)
-        if check.mend:
-            lines.append(f"{indent}get it: {check.mend}")
-    return "\n".join(lines)
 
 
 def all_checks() -> Iterator[Check]:
@@ -77,7 +66,11 @@ def all_checks() -> Iterator[Check]:
         ("LPIPS backbones", check_backbones),
         ("video", check_video),
         ("studio", check_studio),
+        ("extras", check_extras),
         ("machine", check_machine),
+        ("disk", check_disk),
+        ("run folder", check_folder),
+        ("limits", check_limits),
     ]
     for name, group in groups:
         try:
@@ -221,10 +214,19 @@ def check_studio() -> Iterator[Check]:
         yield Check("studio", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
 
 
+def check_extras() -> Iterator[Check]:
+    """The packages of the other extras, each of which one thing needs."""
+    for extra, (distribution, gives) in EXTRAS.items():
+        version = _version(distribution)
+        if version is None:
+            yield Check(extra, "optional", f"no {distribution}", gives, f"pip install 'photodrag[{extra}]'")
+        else:
+            yield Check(extra, "ok", f"{distribution} {version}")
+
+
 def check_machine() -> Iterator[Check]:
-    """Processor threads, memory and the free space of the current folder's disk."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check("threads", "ok", f"{affinity} of {os.cpu_count()}")
+    """Processor threads and memory."""
+    yield Check("threads", "ok", processor_threads())
     memory_gb = _available_memory_gb()
     if memory_gb is None:
         yield Check("memory", "ok", "not known on this system")
@@ -232,9 +234,6 @@ def check_machine() -> Iterator[Check]:
         status: Status = "ok" if memory_gb >= NEEDED_MEMORY_GB else "optional"
         mend = f"close other programs until {NEEDED_MEMORY_GB:.0f} GB are free"
         yield Check("memory", status, f"{memory_gb:.1f} GB available", "a run without swapping", mend)
-    free_gb = shutil.disk_usage(".").free / 1e9
-    enough: Status = "ok" if free_gb >= NEEDED_DISK_GB else "missing"
-    yield Check("disk", enough, f"{free_gb:.1f} GB free here", "room for run folders", "out=FOLDER on another disk")
 
 
 def _version(distribution: str) -> str | None:

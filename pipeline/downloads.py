@@ -29,6 +29,7 @@ from tqdm import tqdm
 from data.errors import PhotodragError
 from data.files import write_atomically
 from pipeline import __version__
+from pipeline.bars import steady_bar
 
 BLOCK_BYTES = 1 << 18
 SPARE_BYTES = 100_000_000
@@ -254,15 +255,13 @@ def _room_text(label: str, needed: str, folder: Path) -> str:
 
 def _copy(response: Any, part: Path, offset: int, total: int, label: str) -> None:
     """Append what the server sends until the part is whole and on the disk."""
-    bar = tqdm(
+    bar = steady_bar(
         desc=label,
         total=total,
         initial=offset,
         unit="B",
         unit_scale=True,
         disable=None,  # shown on a terminal, not in a log
-        file=sys.stderr,
-        dynamic_ncols=True,
     )
     with bar, part.open("ab") as file:
         while offset < total:

@@ -19,14 +19,14 @@ from data.alignment import Alignment
 from data.errors import UsageError
 from editing.points import Drag
 from pipeline.edit_config import EditConfig
+from pipeline.foreign_json import quoted, read_json
 from pipeline.painted import check_painted
-from pipeline.validation import check_mapping
+from pipeline.validation import build, check_mapping
 
 EDITS = "edits.json"
 KIND, VERSION = "photodrag_edits", 1
 PARTS = ("preset", "like", "direction", "direction_layers", "strength", "method", "stop_after")
 """What is told of an edit beside its points and its painted mask; the rest is as in the run that makes it."""
-MOST_BYTES = 10_000_000
 
 Told = dict[str, Any]
 """One edit as JSON."""
@@ -64,12 +64,10 @@ def read_edits(config: EditConfig) -> list[Told]:
     path = path / EDITS if path.is_dir() else path
     if not path.is_file():
         raise UsageError(f"edit.replay is {config.replay}, where no {EDITS} is: give the file or the folder of a run.")
-    if path.stat().st_size > MOST_BYTES:
-        raise UsageError(f"edit.replay is {path}, which is larger than any list of edits: give a run's {EDITS}.")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"edit.replay is {path}, which cannot be read as JSON ({error}).") from error
+        stored = read_json(path)
+    except ValueError as error:
+        raise UsageError(f"edit.replay is {path}, which is no list of edits: {quoted(str(error))}.") from error
     if not isinstance(stored, dict) or stored.get(KIND) != VERSION or not isinstance(stored.get("edits"), list):
         raise UsageError(f"edit.replay is {path}, which is no list of edits: it must hold '{KIND}': {VERSION}.")
     edits = stored["edits"]
@@ -83,16 +81,19 @@ def read_edits(config: EditConfig) -> list[Told]:
 def check_edit(told: Any, what: str) -> None:
     """UsageError unless the settings of an edit are those of one."""
     if not isinstance(told, dict) or (strange := sorted(set(told) - {*PARTS, "points", "mask"})):
-        detail = f": '{strange[0]}' is unknown" if isinstance(told, dict) else ""
+        detail = f": '{quoted(strange[0])}' is unknown" if isinstance(told, dict) else ""
         raise UsageError(f"{what} is no edit{detail}; allowed are points, {', '.join(PARTS)}.")
     try:
         if "mask" in told:
             check_painted(told["mask"])
         plain = {name: value for name, value in told.items() if name != "mask"}
         check_mapping(EditConfig, plain, "edit.")
-        config = EditConfig(**plain)
+        config = build(EditConfig, plain)
     except (UsageError, TypeError) as error:
-        raise UsageError(f"{what} cannot be made: {error}") from error
+        raise UsageError(f"{what} cannot be made: {quoted(str(error))}") from error
+    numbers = [name for name, value in plain.items() if isinstance(getattr(config, name), str) and value != str(value)]
+    if numbers:
+        raise UsageError(f"{what} cannot be made: edit.{numbers[0]} is {plain[numbers[0]]}: allowed is text")
     if not config.asks:
         raise UsageError(f"{what} asks for nothing: it needs points, preset, like or direction.")
 

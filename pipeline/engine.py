@@ -10,7 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from data.errors import PhotodragError
 from pipeline.artifacts import Checkpoints, DamagedFilesError, StageStore, StageWriter, plain, stage_key
+from pipeline.errors import naming_stage
 from pipeline.progress import Console
+from pipeline.shortage import naming_shortage
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -168,7 +170,8 @@ class Engine:
         if not self.resume:
             checkpoints.clear()
         attempt = Attempt(load_checkpoint(checkpoints, self.console, spec.name), checkpoints)
-        computed = compute(attempt)
+        with naming_stage(spec.name), naming_shortage(spec.name):
+            computed = compute(attempt)
         seconds = time.monotonic() - started
         resumed = attempt.resume is not None
         self.put(spec, key, inputs, computed, seconds, resumed)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from data.errors import ModelError, NoFaceError, PhotodragError, PhotoError, UsageError
+from pipeline.foreign_json import printable
+from pipeline.shortage import is_shortage, shortage
 
 __all__ = [
     "EXIT_DONE",
@@ -16,8 +21,10 @@ __all__ = [
     "PhotodragError",
     "UsageError",
     "exit_code",
+    "naming_stage",
     "one_line",
     "sentence",
+    "stage_of",
 ]
 
 EXIT_DONE = 0
@@ -41,10 +48,30 @@ def one_line(error: BaseException) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What is printed for an error: one line, ending in a full stop; an unforeseen error also names its type."""
+    """What is printed for an error: one printable line, ending in a full stop; an unforeseen one names its type."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if is_shortage(error):
+        error = shortage(error)
     text = one_line(error)
     if not isinstance(error, PhotodragError):
         text = f"{type(error).__name__}: {text or 'no message'} (unforeseen; --debug shows where it happened)"
+    text = printable(text)
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+@contextlib.contextmanager
+def naming_stage(stage: str) -> Iterator[None]:
+    """Let an error of the block tell which stage it ended."""
+    try:
+        yield
+    except Exception as error:
+        if stage_of(error) is None:
+            error.__dict__["photodrag_stage"] = stage
+        raise
+
+
+def stage_of(error: BaseException) -> str | None:
+    """The stage that an error ended, None when it came before any."""
+    stage = error.__dict__.get("photodrag_stage")
+    return None if stage is None else str(stage)

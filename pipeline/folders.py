@@ -22,7 +22,7 @@ RECIPE_SUFFIX = ".photodrag.json"
 """What the name of a result's recipe has behind the result's own."""
 BESIDE = "beside"
 """The word of `save` for the photo's own folder."""
-_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume"})
+_WITHOUT_EFFECT = frozenset({"photo", "out", "save", "on_exists", "progress", "threads", "resume", "executor", "batch"})
 """Settings that make no other experiment of one: they change where and how fast it is computed, or are its photos."""
 
 
@@ -127,8 +127,10 @@ def names_folder(save: str) -> bool:
     return save.endswith(("/", os.sep)) or os.path.isdir(save)
 
 
-def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | None = None) -> str:
-    """`experiment_<name>_<hash>`: the same photos with the same settings give the same folder again.
+def experiment_name(
+    given: Sequence[str], overrides: Sequence[str], stem: str | None = None, kind: str = "experiment"
+) -> str:
+    """`<kind>_<name>_<hash>`: the same photos with the same settings give the same folder again.
 
     stem: the name's middle; of a single folder or photo its own when left out. overrides are in Hydra's grammar.
     """
@@ -138,12 +140,17 @@ def experiment_name(given: Sequence[str], overrides: Sequence[str], stem: str | 
             stem = Path(os.path.abspath(given[0])).name
     identity = json.dumps([[os.path.abspath(word) for word in given], sorted(effective(overrides))])
     digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_DIGITS]
-    return f"experiment_{safe_name(stem)}_{digest}"
+    return f"{kind}_{safe_name(stem)}_{digest}"
 
 
 def effective(overrides: Sequence[str]) -> list[str]:
-    """The overrides that make another experiment of one: not its photos, its place or its speed."""
-    return [text for text in overrides if split_override(text)[1] not in _WITHOUT_EFFECT]
+    """The overrides that make another experiment of one: not its photos, its place, its speed or its launcher."""
+    keys = [split_override(text)[1] for text in overrides]
+    return [
+        text
+        for text, key in zip(overrides, keys, strict=True)
+        if key.partition(".")[0] not in _WITHOUT_EFFECT and not key.startswith(("hydra/launcher", "hydra.launcher"))
+    ]
 
 
 def photo_folder(out: str, stem: str, sha256: str) -> Path:

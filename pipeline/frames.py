@@ -50,7 +50,10 @@ class FrameKeeper:
         self._latents: list[Tensor] = list(earlier.get("latents", []))
 
     def keep(self, info: StepInfo) -> None:
-        """Draw and keep the state of this step when it is due."""
+        """Draw and keep the state of this step when it is due; the frames of steps that were taken back are dropped."""
+        while self._steps and self._steps[-1] >= info.step:
+            for kept in (self._steps, self._pictures, self._latents):
+                del kept[-1:]
         if info.step != 1 and info.step % self.every:
             return
         state = info.state()

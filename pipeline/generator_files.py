@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from data.errors import ModelError, UsageError
+from data.errors import ModelError, OutputError, UsageError
 from data.files import file_sha256
 from inversion.encoder import fit_linear_start
 from inversion.generators.checkpoint import Checkpoint, open_checkpoint, write_safetensors
@@ -17,7 +18,7 @@ from inversion.generators.exports import WeightDelta, read_delta, tuned_state, w
 from inversion.generators.protocol import LatentStats
 from inversion.latents import latent_stats
 from pipeline.artifacts import StageStore, read_json, read_tensors
-from pipeline.errors import EXIT_DONE
+from pipeline.errors import EXIT_DONE, one_line
 from pipeline.manifest import read_manifest, store_of
 from pipeline.models import embedded_generator
 from pipeline.outputs import FACTS, TENSORS, stored_factors
@@ -118,12 +119,18 @@ def convert_model(words: Sequence[str], _offline: bool) -> int:
     """Write a generator file, a tuned run, or a delta with its base in another format."""
     (source, target), options = _convert_words(words)
     path = _file_named(source)
-    if path.is_dir():
-        done = _convert_run(path, target, options)
-    elif path.is_file() and (delta := read_delta(path)) is not None:
-        done = _convert_delta(delta, target, options)
-    else:
-        done = _convert_file(path, target, options)
+    try:
+        if path.is_dir():
+            done = _convert_run(path, target, options)
+        elif path.is_file() and (delta := read_delta(path)) is not None:
+            done = _convert_delta(delta, target, options)
+        else:
+            done = _convert_file(path, target, options)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{target} cannot be written ({one_line(error)}): free some space, or give another name; nothing is left "
+            "of it."
+        ) from error
     print(f"{target} ({target.stat().st_size / 1e6:.1f} MB): {done}")
     return EXIT_DONE
 

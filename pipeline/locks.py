@@ -6,6 +6,7 @@ Imports no torch: downloads, which need none, lock too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -15,13 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import UsageError
+from pipeline.claims import ClaimedError, claim
 
 LOCK_FILE = ".lock"
 POLL_S = 0.05
+NO_LOCKS = frozenset(
+    getattr(errno, name) for name in ("ENOLCK", "EOPNOTSUPP", "ENOTSUP", "ENOSYS") if hasattr(errno, name)
+)
+"""What systems answer whose disk cannot lock files."""
 
 
 class LockedError(Exception):
     """A living process holds the lock; the message names it."""
+
+
+class RunInUseError(UsageError):
+    """A living process works in the run folder that this one needs."""
 
 
 @contextlib.contextmanager
@@ -29,24 +39,37 @@ def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Exclusive use of what the lock file `path` stands for, for the length of a `with` block.
 
     The operating system holds the lock and lets it go when its process ends in whatever way, so the lock of a dead
-    process is taken over without a guess. The file names its owner (pid, host) for the message that others get.
+    process is taken over without a guess. The file names its owner (pid, host) for the message that others get. On a
+    disk that cannot lock files a claim takes its place (`pipeline.claims`).
     Raises LockedError when a living process still holds it after `wait_s`, OSError when it cannot be written.
     """
-    descriptor = _acquire(path, time.monotonic() + wait_s)
+    deadline = time.monotonic() + wait_s
+    try:
+        descriptor = _acquire(path, deadline)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        with contextlib.ExitStack() as held:
+            _enter_claim(held, path, deadline)
+            yield
+        return
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            path.unlink(missing_ok=True)
+        finally:  # whatever stops the removal: a descriptor left open would hold the lock
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Exclusive use of a run folder for the length of a `with` block.
 
-    Raises UsageError when a living process holds it, OutputError when the folder cannot be written.
+    Raises RunInUseError when a living process still holds it after `wait_s` seconds, OutputError when the folder cannot
+    be written.
     """
     from pipeline.artifacts import ensure_folder, writing
 
@@ -54,20 +77,38 @@ def run_lock(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         with writing(path):
             try:
-                held.enter_context(file_lock(path))
+                held.enter_context(file_lock(path, wait_s))
             except LockedError as error:
-                raise UsageError(
+                raise RunInUseError(
                     f"The run folder {folder} is in use by {error}: wait until it has ended, or choose another folder "
                     "with out=DIR."
                 ) from error
         yield
 
 
+def _enter_claim(held: contextlib.ExitStack, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            held.enter_context(claim(path))
+        except ClaimedError as error:
+            if time.monotonic() >= deadline:
+                raise LockedError(str(error)) from error
+            time.sleep(POLL_S)
+        else:
+            return
+
+
 def _acquire(path: Path, deadline: float) -> int:
     """Locked file descriptor of the lock file; asks again until `deadline`, in seconds of the monotonic clock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _lock(descriptor):
+        try:
+            locked = _lock(descriptor)
+        except OSError:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        if not locked:
             os.close(descriptor)
             if time.monotonic() >= deadline:
                 raise LockedError(_owner(path))

@@ -67,7 +67,7 @@ class Manifest:
             name, self.earlier_products = str(earlier["run_id"]), list(earlier["products"])
         except (DamagedFilesError, KeyError, TypeError):
             return
-        kept = ensure_folder(self.folder / HISTORY) / f"{name}.json"
+        kept = free_name(ensure_folder(self.folder / HISTORY), name)
         copy_file(self.path, kept)
         if (self.folder / "report.html").is_file():
             copy_file(self.folder / "report.html", kept.with_suffix(".html"))
@@ -143,6 +143,15 @@ class Manifest:
         self.data["status"] = status
         self.data["error"] = error
         self.write()
+
+
+def free_name(folder: Path, name: str) -> Path:
+    """`<name>.json` in a folder, or `<name>-2.json` and so on: a clock that is set back gives the same name again."""
+    path, number = folder / f"{name}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}.json"
+    return path
 
 
 def versions() -> dict[str, str | None]:

@@ -18,6 +18,7 @@ from inversion.generators.letterbox import squared
 from inversion.generators.protocol import Generator, LatentStats
 from inversion.identity import FaceNetwork, load_face_network
 from inversion.perceptual import FacePerceptual, Perceptual, backbone_path, load_lpips, missing_backbone
+from pipeline.known_hashes import check_cached
 from pipeline.zoo import cache_folder, cached_path
 
 if TYPE_CHECKING:
@@ -74,10 +75,13 @@ def generator_path(config: GeneratorConfig) -> Path:
 def read_generator(config: GeneratorConfig, device: torch.device) -> LoadedGenerator:
     """The configured generator on the device, frozen; ModelError when its file is missing or damaged."""
     path = generator_path(config)
+    sha256 = file_sha256(path) if path.is_file() else ""
+    if sha256 and config.path is None:
+        check_cached(path, sha256)
     with open_checkpoint(path) as checkpoint:
         module, stats = checkpoint.build().to(device), checkpoint.stats
     stats = None if stats is None else stats.to(device)
-    return LoadedGenerator(squared(module), stats, file_sha256(path), path.absolute())
+    return LoadedGenerator(squared(module), stats, sha256, path.absolute())
 
 
 def choose_perceptual(config: PerceptualConfig) -> PerceptualChoice:
@@ -108,6 +112,7 @@ def read_perceptual(choice: PerceptualChoice, network: FaceNetwork | None, devic
     """The chosen distance on the device; `network` saves reading the face network a second time."""
     if choice.name == "face":
         return FacePerceptual(network if network is not None else read_face_network(device))
+    check_cached(backbone_path(choice.name.removeprefix("lpips_"), choice.folder, cache_folder()))
     lpips = load_lpips(choice.name.removeprefix("lpips_"), choice.folder)
     for module in (lpips.trunk, lpips.scaling, *lpips.linears):
         module.to(device)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import UsageError
+from data.photo_tiff import DAMAGE
+from data.quiet import unwarned
 from pipeline.pictures import mask_u8, png_bytes
 
 MOST_SIDE_PX = 2048
@@ -72,11 +74,11 @@ def _read(png: bytes) -> NDArray[np.float32]:
     if len(png) > MOST_BYTES:
         raise UsageError(f"the mask has {len(png)} bytes as a PNG: allowed are {MOST_BYTES}; paint it with fewer edges")
     try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+        with unwarned(), Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
             if max(picture.size) > MOST_SIDE_PX:
                 raise UsageError(f"the mask has a side of {max(picture.size)} pixels: allowed are {MOST_SIDE_PX}")
             mask = np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise UsageError("the mask is no PNG that can be read") from error
     if not mask.any():
         raise UsageError("the mask is black everywhere, so nothing may change: paint what may change white")

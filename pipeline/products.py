@@ -164,7 +164,7 @@ def write_report(
         "seconds": manifest.elapsed_seconds(),
     }
     path = manifest.folder / REPORT
-    write_bytes(path, render_report(data, _comparisons(faces, blended), figures).encode())
+    write_bytes(path, render_report(data, _comparisons(faces, blended), figures).encode("utf-8", "xmlcharrefreplace"))
     return path
 
 

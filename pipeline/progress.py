@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from inversion.optimisation import StepInfo
 from pipeline.artifacts import Checkpoints
+from pipeline.bars import steady_bar
 
 
 class Step(Protocol):
@@ -32,6 +33,15 @@ class Step(Protocol):
     @property
     def loss(self) -> float:
         """Loss of this step."""
+        ...
+
+
+class TakenBackStep(Step, Protocol):
+    """A step of an optimisation that takes steps back which lead to NaN."""
+
+    @property
+    def rollbacks(self) -> int:
+        """How often it went back so far because the loss was not a number."""
         ...
 
 
@@ -70,14 +80,21 @@ class Console:
 
     def bar(self, name: str) -> tqdm:
         """Progress bar with the stage's name; its length is set by the first step."""
-        return tqdm(
-            desc=name,
-            unit="step",
+        return steady_bar(desc=name, unit="step", disable=not self.progress, leave=not self.quiet)
+
+    @contextlib.contextmanager
+    def photos(self, count: int) -> Iterator[PhotoBar]:
+        """The bar of a batch of `count` photos, for the length of a `with` block."""
+        with tqdm(
+            total=count,
+            desc="photos",
+            unit="photo",
             disable=not self.progress,
             file=sys.stderr,
-            leave=not self.quiet,
+            smoothing=0,
             dynamic_ncols=True,
-        )
+        ) as bar:
+            yield PhotoBar(bar)
 
     @contextlib.contextmanager
     def steps(self, name: str) -> Iterator[Callable[[Step], None]]:
@@ -88,6 +105,25 @@ class Console:
     def stopping(self) -> bool:
         """Whether an edit shall end with the step that it is at, and keep its best state."""
         return False
+
+
+class PhotoBar:
+    """Progress of a batch, whose rate and time left count only the photos that this call computes."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+        self._failed = 0
+
+    def step(self, reused: bool, failed: bool) -> None:
+        """One more photo has ended."""
+        if self._bar.disable:
+            return
+        if reused:
+            self._bar.initial += 1
+        if failed:
+            self._failed += 1
+            self._bar.set_postfix(failed=self._failed, refresh=False)
+        self._bar.update(1)
 
 
 def show_step(bar: tqdm, info: Step) -> None:
@@ -109,16 +145,19 @@ def watched_steps(console: Console, name: str) -> Iterator[Callable[[Step], None
 @contextlib.contextmanager
 def stoppable_steps(
     console: Console, name: str, stop_after: int
-) -> Iterator[tuple[Callable[[Step], None], Callable[[], bool]]]:
+) -> Iterator[tuple[Callable[[TakenBackStep], None], Callable[[], bool]]]:
     """`on_step` as above, and a `should_stop` that is true when the console says so or after `stop_after` steps (0:
     never), so that an edit that was stopped by hand can be made again."""
-    done = 0
+    done, rollbacks = 0, 0
     with console.steps(name) as show:
 
-        def on_step(info: Step) -> None:
-            nonlocal done
+        def on_step(info: TakenBackStep) -> None:
+            nonlocal done, rollbacks
             done += 1
             show(info)
+            if info.rollbacks > rollbacks:
+                console.warn(rolled_back(name, info.step, info.rollbacks))
+            rollbacks = info.rollbacks
 
         yield on_step, lambda: 0 < stop_after <= done or console.stopping()
 
@@ -132,10 +171,15 @@ def checkpointed_steps(
     A Ctrl-C between two steps is kept until the running step has ended: its state is stored, then KeyboardInterrupt
     ends the run. A second Ctrl-C ends it at once.
     """
+    rollbacks = 0
     with console.steps(name) as show, _DelayedInterrupt() as interrupt:
 
         def on_step(info: StepInfo) -> None:
+            nonlocal rollbacks
             show(info)
+            if info.rollbacks > rollbacks:
+                console.warn(rolled_back(name, info.step, info.rollbacks))
+            rollbacks = info.rollbacks
             interrupt.delayed = True
             if frames is not None:
                 frames.keep(info)
@@ -146,6 +190,14 @@ def checkpointed_steps(
                 raise KeyboardInterrupt
 
         yield on_step
+
+
+def rolled_back(name: str, step: int, rollbacks: int) -> str:
+    """What is said at the step `step`, once an optimisation has gone back because its loss was not a number."""
+    return (
+        f"{name}: the loss was not a number, so it went back to its last good state; it is at step {step} now, and its "
+        f"steps are 1/{2**rollbacks} as long"
+    )
 
 
 @final

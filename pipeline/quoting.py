@@ -16,11 +16,14 @@ PATH_KEYS = (
 )
 """The settings whose value is a path, taken as it stands; only the bare word null keeps its meaning there."""
 
+QUOTED_KEYS = (*PATH_KEYS, "batch.names")
+"""Paths, and the other settings whose value is taken as it stands."""
+
 PATH_WORDS = {"invert.mask": ("none", "face", "hull", "auto"), "save": ("beside",)}
 """Words that are no path where one is expected; several with commas between them are a sweep."""
 
-RENAMED_KEYS = {"from": "from_run"}
-"""Names of the command line that Python keeps for itself."""
+RENAMED_KEYS = {"from": "from_run", "shard": "batch.shard", "max_failures": "batch.max_failures"}
+"""Names of the command line that Python keeps for itself, or that are short for a setting."""
 
 _OVERRIDE = re.compile(r"(?P<prefix>~|\+{0,2})(?P<key>[A-Za-z_$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
 _DELETION = re.compile(r"~[A-Za-z_$][\w$./@:-]*")
@@ -70,7 +73,9 @@ def prepare_override(argument: str) -> str:
     prefix, key, value = split_override(argument)
     if key == "experiment" and not prefix:
         return f"+{argument}"
-    if key not in PATH_KEYS or prefix == "~" or set(value.split(",")) <= set(PATH_WORDS.get(key, ())):
+    if key not in QUOTED_KEYS and key in RENAMED_KEYS:
+        return f"{prefix}{RENAMED_KEYS[key]}={value}"
+    if key not in QUOTED_KEYS or prefix == "~" or set(value.split(",")) <= set(PATH_WORDS.get(key, ())):
         return argument
     if value != "null":
         value = quote_path(os.path.expanduser(value) if value.startswith("~/") else value)

@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,20 +20,18 @@ from typing import Any
 
 from data.errors import UsageError
 from pipeline.edits import Told, check_edit
+from pipeline.foreign_json import quoted, read_json
 from pipeline.quoting import PATH_WORDS
 from pipeline.schema import RunConfig
 from pipeline.validation import build, check_mapping
 
 KIND, VERSION = "photodrag_recipe", 1
-MOST_BYTES = 10_000_000
 MOST_EDITS = 1000
 MOST_MASK_BYTES = 256_000
 """Masks up to this size travel in the recipe."""
-MOST_LETTERS = 300
-"""A sentence quotes no more than this of what a recipe holds."""
 FILE_KEYS = ("invert.mask", "edit.mask", "edit.like", "blend.mask")
 MODEL_KINDS = ("generator", "perceptual", "landmarks", "face_network")
-HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume")
+HERE_ONLY = ("photo", "from_run", "out", "save", "on_exists", "progress", "resume", "executor", "batch")
 """Settings of the place where a result is made; a recipe does not set them."""
 SIGNING = ("blend.c2pa_certificates", "blend.c2pa_key")
 PATHS = (*HERE_ONLY[:4], "generator.path", "perceptual.backbone_dir", *FILE_KEYS, "edit.replay", *SIGNING)
@@ -111,11 +108,6 @@ def embedded(facts: Mapping[str, str], small: bool) -> dict[str, str]:
     return told
 
 
-def shown_name(name: str) -> str:
-    """A name from a recipe as text for a terminal: what cannot be printed becomes an escape."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in name)
-
-
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a file; UsageError, in one sentence, for one that is missing, damaged, newer or not to be trusted.
 
@@ -153,39 +145,16 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _damaged(path: Path, reason: str) -> UsageError:
-    text = shown_name(reason)
-    text = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
-    return UsageError(f"{path} is no recipe that can be replayed: {text}")
+    return UsageError(f"{path} is no recipe that can be replayed: {quoted(reason)}")
 
 
 def _read_json(path: Path) -> Any:
     if not path.is_file():
         raise UsageError(f"{path} is no file: give the .photodrag.json that lies beside a result")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _damaged(path, f"it is larger than {MOST_BYTES // 1_000_000} MB")
-        return json.loads(path.read_text("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
-    except (OSError, ValueError) as error:
-        raise _damaged(path, f"it cannot be read as JSON ({error})") from error
-    except RecursionError as error:
-        raise _damaged(path, "it is nested too deeply") from error
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number that can be stored")
-    return value
-
-
-def _whole(text: str) -> int:
-    if len(text) > 20:
-        raise ValueError(f"{text[:20]}... is too long for a number")
-    return int(text)
+        return read_json(path)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _mapping(path: Path, stored: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from data.errors import ModelError, UsageError
 from data.files import file_sha256
 from pipeline.edits import PARTS, edits_json
 from pipeline.folders import RECIPE_SUFFIX, effective, photo_folder
+from pipeline.foreign_json import printable
 from pipeline.quoting import quote_path, split_override
-from pipeline.recipe import FILE_KEYS, HERE_ONLY, PATHS, FileFacts, Recipe, plain_edits, read_recipe, shown_name
+from pipeline.recipe import FILE_KEYS, HERE_ONLY, PATHS, FileFacts, Recipe, plain_edits, read_recipe
 from pipeline.schema import RunConfig, compose
 from pipeline.settings_text import differing_settings, override
 
@@ -80,7 +81,7 @@ class Replay:
         differences = differing_models(self.recipe.models, here)
         if differences and not self.other_models:
             raise ModelError(
-                f"{self.recipe.path} was made with other models: {shown_name('; '.join(differences))}: give the "
+                f"{self.recipe.path} was made with other models: {printable('; '.join(differences))}: give the "
                 "recorded ones (generator.path=FILE), or --other-models to take these."
             )
         return differences
@@ -94,7 +95,7 @@ class Replay:
         picture = self.recipe.path.with_name(self.recipe.path.name.removesuffix(RECIPE_SUFFIX))
         deliveries = Deliveries(Inputs([self.recipe.path, picture]))
         outcome = run(config, None, models, None, None, deliveries)
-        return outcome, self._verdict(outcome, [shown_name(text) for text in differences])
+        return outcome, self._verdict(outcome, [printable(text) for text in differences])
 
     def _verdict(self, outcome: RunOutcome, differences: Sequence[str]) -> str:
         if not self.same_photo:
@@ -116,7 +117,7 @@ class Replay:
         for name, then in self.recipe.versions.items():
             now = manifest["versions"].get(name)
             if str(now) != then:
-                found.append(f"{shown_name(name)} {shown_name(then)} then, {now} now")
+                found.append(f"{printable(name)} {printable(then)} then, {now} now")
         if self.recipe.threads and manifest["threads"] != self.recipe.threads:
             found.append(f"{self.recipe.threads} threads then, {manifest['threads']} now")
         if self.recipe.tuned_with:
@@ -162,7 +163,7 @@ def _given_keys(given: Sequence[str]) -> set[str]:
 
 def _find_photo(recipe: Recipe, photos: Sequence[str]) -> tuple[Path, bool]:
     """(the photo, whether it is the recorded one): the given one, or the one of that name beside the recipe."""
-    name = shown_name(recipe.photo.name)
+    name = printable(recipe.photo.name)
     if len(photos) > 1:
         raise UsageError(f"photodrag replay is given {len(photos)} photos: allowed is one behind the recipe")
     if photos:
@@ -223,7 +224,7 @@ def _generator(recipe: Recipe, photo: Path) -> str:
         if path.is_file() and _sha256(path) == facts["sha256"]:
             return f"generator.path={quote_path(str(path))}"
     raise UsageError(
-        f"{recipe.path} was made with the generator {shown_name(facts['file'])} (sha256 {facts['sha256'][:16]}), which "
+        f"{recipe.path} was made with the generator {printable(facts['file'])} (sha256 {facts['sha256'][:16]}), which "
         "is not beside it: give it with generator.path=FILE"
     )
 
@@ -246,7 +247,7 @@ def _files(replay: Replay, keys: set[str], folder: Path) -> tuple[dict[str, Path
             brought[files[key]] = facts.content
         else:
             raise UsageError(
-                f"{recipe.path} needs the picture {shown_name(facts.name)} (sha256 {facts.sha256[:16]}), which is not "
+                f"{recipe.path} needs the picture {printable(facts.name)} (sha256 {facts.sha256[:16]}), which is not "
                 f"beside it: give it with {key}=FILE"
             )
     row = recipe.before if replay.same_photo else recipe.edits
@@ -271,7 +272,7 @@ def _likes(recipe: Recipe, row: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             path = _beside(recipe, FileFacts(told["like"], told["like_sha256"]))
             if path is None:
                 raise UsageError(
-                    f"{recipe.path} takes a pose from the photo {shown_name(told['like'])} (sha256 "
+                    f"{recipe.path} takes a pose from the photo {printable(told['like'])} (sha256 "
                     f"{told['like_sha256'][:16]}): put it beside the recipe"
                 )
             found[told["like_sha256"]] = str(path)
@@ -283,6 +284,6 @@ def _transfer_note(recipe: Recipe, photo: Path) -> str:
     left += [key for key in OF_ANOTHER_PHOTO if getattr(recipe.config.align, key[6:]) not in (None, "largest", "all")]
     without = f"; {', '.join(left)} belong to the recorded photo and are left out" if left else ""
     return (
-        f"replay: {photo} is not the recorded {shown_name(recipe.photo.name)}: its edits are made at the same places "
+        f"replay: {photo} is not the recorded {printable(recipe.photo.name)}: its edits are made at the same places "
         f"of this photo's face{without}"
     )

@@ -27,7 +27,7 @@ STOP_REASONS = {
     "cap": "all steps done",
     "target": "target loss reached",
     "plateau": "no gain any more",
-    "diverged": "loss became infinite; the best state before it was kept",
+    "diverged": "the loss became NaN again and again; the best state was kept",
     "arrived": "every handle arrived",
     "stalled": "no progress any more",
     "oscillating": "the points swung to and fro",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -88,7 +89,7 @@ def run(
     store = StageStore(run_folder(setup))
     folder = store.root if job is None else store.root / "sweep" / job.sweep / str(job.number)
     outlet = _outlet(setup, store.root, Deliveries() if deliveries is None else deliveries)
-    with run_lock(store.root):
+    with run_lock(store.root, math.inf if job is not None and job.side_by_side else 0.0):
         store.remove_leftovers()
         manifest = Manifest(folder, store.root, _facts(setup, job))
         if earlier is not None:
@@ -136,6 +137,8 @@ def _stage_line(record: StageRecord) -> str:
     parts = [f"{record.seconds:.1f} s"]
     if record.facts.get("stop_reason"):
         parts.append(f"{record.facts['stop_reason']} after {record.facts['steps']} steps")
+    if rollbacks := record.facts.get("metrics", {}).get("rollbacks"):
+        parts.append(f"taken back {rollbacks:.0f} times where the loss was not a number")
     measured = record.facts.get("measured", {})
     names = measured if record.stage != MEASURE.name else TOLD
     parts += [f"{name} {measured[name]:.2f}" for name in names if measured.get(name) is not None]

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import UsageError
+from pipeline.batch_config import BatchConfig, ExecutorConfig
 from pipeline.composing import Source, compose_tree, load_tree
 from pipeline.composing import parse_overrides as parse_overrides
 from pipeline.edit_config import DIRECTION_LAYERS as DIRECTION_LAYERS
@@ -281,6 +282,8 @@ class RunConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, self.KEY)
@@ -289,11 +292,16 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """Which job of a sweep a run is: `sweep` is the sweep's time stamp (a folder name), `number` counts from 0."""
+    """Which job of a sweep a run is: `sweep` is the sweep's time stamp (a folder name), `number` counts from 0.
+
+    side_by_side: other jobs of the sweep may run at the same time in processes of their own, and this one waits for its
+    turn in a run folder that they share instead of failing.
+    """
 
     sweep: str
     number: int
     overrides: tuple[str, ...] = ()
+    side_by_side: bool = False
 
 
 def check_runnable(config: RunConfig) -> None:

@@ -39,6 +39,7 @@ from editing.watched_drag import drag_watched
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting, Targets, psnr_db, whole_face_descriptor
+from inversion.optimisation import check_numbers
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
@@ -234,7 +235,9 @@ def sample(generator: Generator, config: SampleConfig, device: torch.device) -> 
     labels = torch.zeros(1, generator.c_dim, device=device) if generator.c_dim else None
     with torch.no_grad():
         w = generator.map(z, labels, truncation_psi=config.psi)
-        return Sampled(w, generator.synthesize(w, "const"))
+        image = generator.synthesize(w, "const")
+    check_numbers("The generated picture", "check the generator, or give another sample.seed", image)
+    return Sampled(w, image)
 
 
 def sampled_crop(sampled: Sampled) -> Crop:

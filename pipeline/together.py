@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.errors import OutputError, PhotodragError
+from data.errors import MemoryShortError, OutputError, PhotodragError
 from inversion.generators.protocol import Generator
 from inversion.losses import Counting
 from inversion.optimisation import StepInfo
@@ -27,6 +27,7 @@ from pipeline.frames import GroupFrames, draw_latent, draw_weights
 from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import INVERT, Fitted, Inverted, tune_spec
 from pipeline.progress import Console, checkpointed_steps
+from pipeline.shortage import naming_shortage
 from pipeline.video import VideoError, video_bytes
 from pipeline.work import FaceWork, Setup, needed
 
@@ -78,13 +79,10 @@ def invert_side_by_side(members: Sequence[Member], tools: ReadTools, console: Co
     try:
         ready = _counted(wanted, tools()) if len(wanted) > 1 else []
         if len(ready) > 1:
-            _invert_batch(ready, tools(), console)
-    except OutputError:
+            with naming_shortage(INVERT.name):
+                _invert_batch(ready, tools(), console)
+    except (OutputError, MemoryShortError):
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise PhotodragError(
-            f"The device's memory does not hold {len(wanted)} faces at once: give a smaller invert.batch, 1 at least."
-        ) from error
     except PhotodragError as error:
         console.warn(f"{len(wanted)} faces could not be inverted side by side and are inverted one by one: {error}")
 
@@ -196,7 +194,8 @@ def tune_shared(members: Sequence[Member], tools: ReadTools, console: Console) -
         return keys
     started, engine = time.monotonic(), members[0].engine
     attempt = _attempt(engine.store.checkpoints("tune", own[0]), engine, "tune")
-    found = _tuned_group(members, tools(), attempt)
+    with naming_shortage("tune"):
+        found = _tuned_group(members, tools(), attempt)
     seconds = time.monotonic() - started
     for member, spec, key, decides, fitted in zip(members, specs, own, inputs, found, strict=True):
         member.engine.put(spec, key, decides, fitted, seconds / len(members), attempt.resume is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,6 +34,17 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> str:
     Odd sides get one more row or column (a copy of the last), because the codecs store colour at half resolution.
     Raises VideoError when there is no frame, no codec works or the file cannot be written whole.
     """
+    if not _opencv_takes(path):
+        with tempfile.TemporaryDirectory(prefix="photodrag-video-") as folder:
+            plain = Path(folder) / "video.mp4"
+            codec = write_video(plain, frames, fps)
+            try:
+                shutil.copyfile(plain, path)
+            except OSError as error:
+                raise VideoError(
+                    f"The video {path} cannot be written ({error.strerror}): give another out=DIR."
+                ) from error
+            return codec
     count = 1
     pictures = iter(frames)
     first = next(pictures, None)
@@ -70,8 +82,20 @@ def _frame_count(path: Path) -> int:
         capture.release()
 
 
+def _opencv_takes(path: Path) -> bool:
+    """Whether OpenCV can be given a path: one with a name that is no Unicode ends the whole process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_video(path: Path) -> list[np.ndarray]:
     """All frames of a video file as [H, W, 3] uint8 RGB; empty when it cannot be decoded."""
+    if not _opencv_takes(path):
+        with tempfile.TemporaryDirectory(prefix="photodrag-video-") as folder:
+            return read_video(Path(shutil.copyfile(path, Path(folder) / "video.mp4")))
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     frames = []
     try:

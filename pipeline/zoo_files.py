@@ -16,10 +16,10 @@ from pathlib import Path
 from data.errors import ModelError
 from data.files import file_sha256, sync_folder, write_atomically
 from pipeline.downloads import DownloadError, Policy, fetch, forget_part, part_path
+from pipeline.known_hashes import HASHES_FILE, known_sha256, read_hashes
 from pipeline.locks import LockedError, file_lock
 from pipeline.zoo import CACHE_VARIABLE, OFFLINE_VARIABLE, ZooEntry, cache_folder, entry_path
 
-HASHES_FILE = "hashes.json"
 LOCK_WAIT_S = 10.0
 
 
@@ -64,25 +64,6 @@ def verify(entry: ZooEntry) -> Verdict:
         return Verdict(file_sha256(path), known_sha256(entry))
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}): see that you may read it.") from error
-
-
-def known_sha256(entry: ZooEntry) -> str | None:
-    """What the entry's file in the cache must hash to: published for a generator, else recorded when it came."""
-    return (entry.sha256 if entry.is_generator else None) or read_hashes().get(entry.name)
-
-
-def read_hashes() -> dict[str, str]:
-    """The recorded hashes by entry; ModelError when the record is damaged, as it must not silently start anew."""
-    path = cache_folder() / HASHES_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no names")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}, the record of hashes, cannot be read ({error}): mend it, or remove it.") from error
-    return {str(name): str(value) for name, value in found.items()}
 
 
 def record_sha256(entry: ZooEntry, sha256: str) -> None:

@@ -37,6 +37,7 @@ ONLY_IN = {
     "starlette": ("pipeline.studio.server", "pipeline.studio.socket"),
     "uvicorn": ("pipeline.studio.command",),
     "websockets": (),
+    "ray": ("pipeline.executors.cluster",),
 }
 """Foreign packages that are imported in these modules and nowhere else."""
 

@@ -209,6 +209,15 @@ def test_latent_statistics_travel_in_the_file(tmp_path: Path) -> None:
         read_stats(path)
 
 
+def test_a_misspelt_key_of_the_header_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "misspelt.safetensors"
+    save_generator(tiny_generator(16), path)
+    path.write_bytes(path.read_bytes().replace(b"block_channels", b"blomk_channels"))
+    with pytest.raises(ModelError) as refusal:
+        load_generator(path)
+    assert str(refusal.value).endswith("got an unexpected keyword argument 'blomk_channels').")
+
+
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     with pytest.raises(ModelError, match="no generator file at"):

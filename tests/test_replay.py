@@ -20,7 +20,8 @@ from data.files import file_sha256
 from inversion.generators.checkpoint import save_generator
 from pipeline import cli
 from pipeline.edits import read_edits
-from pipeline.recipe import MOST_MASK_BYTES, read_recipe, recipe_json, shown_name, without_paths
+from pipeline.foreign_json import printable
+from pipeline.recipe import MOST_MASK_BYTES, read_recipe, recipe_json, without_paths
 from pipeline.replaying import open_replay
 from pipeline.run import run
 from pipeline.schema import BlendConfig, EditConfig, RunConfig, compose
@@ -405,4 +406,4 @@ def test_recipes_hold_any_name_and_show_it_safely() -> None:
     name = "é\udc80\x1b[31m\n.jpg"
     assert json.loads(recipe_json({"name": name, "rows": [[1.5, 2], [3]]})) == {"name": name, "rows": [[1.5, 2], [3]]}
     assert "[1.5, 2]" in recipe_json({"rows": [[1.5, 2]]}).decode()
-    assert shown_name(name) == "é\\xdc80\\x1b[31m\\x0a.jpg"
+    assert printable(name) == "é\\xdc80\\x1b[31m\\x0a.jpg"

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data.errors import ModelError
+from data.errors import MemoryShortError, ModelError
 from data.files import file_sha256, fill_atomically
 from inversion.generators.families import Family, family_named, family_of
 from inversion.generators.formats.lazy import LazyState
@@ -138,7 +138,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise ModelError(f"{path} {printable(str(error))}.") from None
         if isinstance(error, ModelError):
             raise ModelError(f"{path} cannot be used: {printable(str(error))}") from error
-        if isinstance(error, (OSError, RecursionError, MemoryError, OverflowError)):
+        if isinstance(error, MemoryError):
+            raise MemoryShortError(f"{path} does not fit the memory: give a smaller generator file.") from error
+        if isinstance(error, (OSError, RecursionError, OverflowError)):
             raise ModelError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:80]}).") from error
         raise
 
@@ -150,7 +152,9 @@ def _checkpoint(path: Path, file: BinaryIO, contents: Contents) -> Checkpoint:
         try:
             config = family.config(**config)
         except (TypeError, ValueError) as error:
-            raise RefusedError(f"has a generator header that cannot be read ({str(error)[:120]})") from error
+            # Python 3.13 proposes a name in a second sentence, which is not ours to say.
+            reason = str(error).partition(". Did you mean")[0][:120]
+            raise RefusedError(f"has a generator header that cannot be read ({reason})") from error
     return Checkpoint(
         path,
         contents.format,

@@ -18,6 +18,7 @@ WORDS = {
     "stalled": "It went no further; the nearest that it came is kept.",
     "oscillating": "It swung to and fro; the nearest that it came is kept.",
     "lost": "What was dragged could not be followed any more; the nearest that it came is kept.",
+    "diverged": "Its steps led to what is no picture; the nearest that it came is kept.",
     "stopped": "Stopped by hand; the nearest that it came is kept.",
 }
 """What each stop reason says to a person."""

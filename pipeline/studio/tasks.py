@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from data.errors import PhotodragError, UsageError
 from pipeline.errors import sentence
+from pipeline.shortage import is_shortage
 from pipeline.studio.audience import Audience
 from pipeline.studio.jobs import Job, Turns
 from pipeline.studio.session import Session, Task
@@ -107,7 +108,7 @@ def told(wrong: BaseException) -> str:
     """What went wrong as a sentence; an unforeseen error also leaves its traceback on standard error."""
     if isinstance(wrong, PhotodragError):
         return sentence(wrong)
-    if isinstance(wrong, MemoryError) or "not enough memory" in str(wrong):
+    if is_shortage(wrong):
         return "There is not enough memory for this: close other sessions, or use a smaller photo or generator."
     traceback.print_exception(wrong, file=sys.stderr)
     return sentence(wrong)

@@ -7,6 +7,7 @@ const STOPS = {
   stalled: "Stopped: it came no closer.",
   oscillating: "Stopped: it went to and fro.",
   lost: "Stopped: a point was lost from sight.",
+  diverged: "Stopped: its steps led to what is no picture.",
   stopped: "Stopped by you.",
 };
 
