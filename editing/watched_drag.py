@@ -31,6 +31,7 @@ from editing.drag import (
     picture,
     report,
     to_frame,
+    verdict,
 )
 from editing.drag_task import DragTask, Person, distance_px, prepare
 from editing.landmark_drag import Picture
@@ -74,7 +75,7 @@ def drag_watched(
     state = begin(task)
     first_px = nearest_px = mark_px = float(distance_px(task, task.handles).mean())
     nearest, idle, pace = state, 0, FIRST_PACE
-    aimed, reason = _paced(task, pace * settings.lr), _early_end(task, state)
+    aimed, reason = _paced(task, pace * settings.lr), verdict(task, state)
     tracks, frames = [crop_points(task, state)], film(task, state, -1)
     while reason is None:
         if should_stop is not None and should_stop():
@@ -88,11 +89,8 @@ def drag_watched(
         reason = _early_end(task, state)
         if reason is None and state.step // LOOK_STEPS == before // LOOK_STEPS:
             continue
-        found = find(to_frame(picture(task, state.code)))
-        seen = (
-            None if found is None else feature_from_crop(torch.from_numpy(found), generator.resolution, task.resolution)
-        )
-        away_px = math.inf if seen is None else float(distance_px(task, seen.to(task.targets)).mean())
+        seen = _seen(task, state, find)
+        away_px = math.inf if seen is None else float(distance_px(task, seen).mean())
         if away_px < nearest_px:
             nearest, nearest_px = state, away_px
         if away_px < mark_px - GAIN * first_px:
