@@ -17,7 +17,6 @@ from torch import Tensor
 
 from editing.drag import (
     LOST_STEPS,
-    MOST_ROLLBACKS,
     DragSettings,
     DragState,
     DragStep,
@@ -38,6 +37,7 @@ from editing.landmark_drag import Picture
 from editing.points import Points, PointsLike
 from editing.trackers import feature_from_crop
 from inversion.generators.protocol import Generator, NoiseMaps
+from inversion.optimisation import MOST_ROLLBACKS
 
 LOOK_STEPS = 6
 """Steps from one look at the picture to the next."""
