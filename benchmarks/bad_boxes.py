@@ -57,31 +57,7 @@ def boxes() -> Iterator[BadPhoto]:
     for name, content in webps.items():
         yield BadPhoto("WebP structure", f"{name}.webp", content)
     for suffix, good in (("heic", heic()), ("avif", good_photos()["eight.avif"])):
-        size_at = good.index(b"ispe") + 8
-        (first,) = struct.unpack_from(">L", good)
-        cases = {
-            "brand_only": good[:first],
-            "brand_0": bytes(4) + good[4:],
-            "brand_huge": b"\xff\xff\xff\xff" + good[4:],
-            "meta_empty": good[:first] + box(b"meta", bytes(4)),
-            "meta_huge": good[:first] + b"\xff\xff\xff\xff" + good[first + 4 :],
-            "meta_is_gone": replaced(good, b"meta", b"free"),
-            "no_main": replaced(good, b"pitm", b"free"),
-            "no_places": replaced(good, b"iloc", b"free"),
-            "no_items": replaced(good, b"iinf", b"free"),
-            "no_properties": replaced(good, b"iprp", b"free"),
-            "no_size": replaced(good, b"ispe", b"free"),
-            "no_data": replaced(good, b"mdat", b"free")[: good.index(b"mdat") + 4],
-            "size_0": good[:size_at] + bytes(8) + good[size_at + 8 :],
-            "size_huge": good[:size_at] + b"\x7f\xff\xff\xff" * 2 + good[size_at + 8 :],
-            "size_lies": good[:size_at] + struct.pack(">LL", 3000, 2000) + good[size_at + 8 :],
-            "size_small": good[:size_at] + struct.pack(">LL", 3, 2) + good[size_at + 8 :],
-            "places_beyond": good[: good.index(b"iloc") + 20] + b"\xff" * 12 + good[good.index(b"iloc") + 32 :],
-            "boxes_in_boxes": good[:first] + _nested(3000),
-            "garbage_behind": good + b"garbage" * 1000,
-            "data_zeros": good[: good.index(b"mdat") + 4] + bytes(len(good) - good.index(b"mdat") - 4),
-        }
-        for name, content in cases.items():
+        for name, content in _boxes_of(good).items():
             yield BadPhoto("HEIF and AVIF structure", f"{name}.{suffix}", content)
     both = replaced(heic(), b"heic", b"avif")
     yield BadPhoto("HEIF and AVIF structure", "heic_called_avif.heic", both)
@@ -91,6 +67,34 @@ def boxes() -> Iterator[BadPhoto]:
     yield BadPhoto(
         "HEIF and AVIF structure", "film.heic", box(b"ftyp", b"isom\x00\x00\x00\x00mif1") + box(b"moov", bytes(100))
     )
+
+
+def _boxes_of(good: bytes) -> dict[str, bytes]:
+    """A photo in boxes with one of them gone, empty, huge or lying."""
+    size_at = good.index(b"ispe") + 8
+    (first,) = struct.unpack_from(">L", good)
+    return {
+        "brand_only": good[:first],
+        "brand_0": bytes(4) + good[4:],
+        "brand_huge": b"\xff\xff\xff\xff" + good[4:],
+        "meta_empty": good[:first] + box(b"meta", bytes(4)),
+        "meta_huge": good[:first] + b"\xff\xff\xff\xff" + good[first + 4 :],
+        "meta_is_gone": replaced(good, b"meta", b"free"),
+        "no_main": replaced(good, b"pitm", b"free"),
+        "no_places": replaced(good, b"iloc", b"free"),
+        "no_items": replaced(good, b"iinf", b"free"),
+        "no_properties": replaced(good, b"iprp", b"free"),
+        "no_size": replaced(good, b"ispe", b"free"),
+        "no_data": replaced(good, b"mdat", b"free")[: good.index(b"mdat") + 4],
+        "size_0": good[:size_at] + bytes(8) + good[size_at + 8 :],
+        "size_huge": good[:size_at] + b"\x7f\xff\xff\xff" * 2 + good[size_at + 8 :],
+        "size_lies": good[:size_at] + struct.pack(">LL", 3000, 2000) + good[size_at + 8 :],
+        "size_small": good[:size_at] + struct.pack(">LL", 3, 2) + good[size_at + 8 :],
+        "places_beyond": good[: good.index(b"iloc") + 20] + b"\xff" * 12 + good[good.index(b"iloc") + 32 :],
+        "boxes_in_boxes": good[:first] + _nested(3000),
+        "garbage_behind": good + b"garbage" * 1000,
+        "data_zeros": good[: good.index(b"mdat") + 4] + bytes(len(good) - good.index(b"mdat") - 4),
+    }
 
 
 def _nested(depth: int) -> bytes:
