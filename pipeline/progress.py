@@ -85,15 +85,7 @@ class Console:
     @contextlib.contextmanager
     def photos(self, count: int) -> Iterator[PhotoBar]:
         """The bar of a batch of `count` photos, for the length of a `with` block."""
-        with tqdm(
-            total=count,
-            desc="photos",
-            unit="photo",
-            disable=not self.progress,
-            file=sys.stderr,
-            smoothing=0,
-            dynamic_ncols=True,
-        ) as bar:
+        with steady_bar(total=count, desc="photos", unit="photo", disable=not self.progress, smoothing=0) as bar:
             yield PhotoBar(bar)
 
     @contextlib.contextmanager

@@ -179,8 +179,8 @@ class _Crew:
         if "No module named" in str(error):
             package = one_line(error).rpartition("No module named")[2].strip(" .'\"")[:60]
             raise ClusterError(
-                f"A machine of the Ray cluster has no {package}: install the same photodrag for the Python that runs Ray "
-                "on every machine (pip install 'photodrag[ray]')."
+                f"A machine of the Ray cluster has no {package}: install the same photodrag for the Python that runs "
+                "Ray on every machine (pip install 'photodrag[ray]')."
             )
         self._failed_starts += 1
         if self._failed_starts >= MOST_FAILED_STARTS:
