@@ -66,7 +66,8 @@ def _sha256(path: Path) -> str:
     try:
         return file_sha256(path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror or error}): give a file that you may open") from error
+        reason = error.strerror or error
+        raise UsageError(f"The setting's file {path} cannot be read ({reason}): give one that you may open") from error
 
 
 def _replace(config: dict[str, Any], key: str, value: Any) -> None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.errors import OutputError, PhotodragError
+from data.errors import OutputError, PhotodragError, PhotoError
 from pipeline.artifacts import append_lines, ensure_folder, plain, write_bytes
 from pipeline.bars import PhotoBar
 from pipeline.batch import MAIN_MEASURES
 from pipeline.batch_delivery import NoSpaceError, Saving
 from pipeline.delivery import recipe_path
+from pipeline.error_pages import page_of
 from pipeline.errors import sentence
 from pipeline.executors.protocol import AGAIN, DONE, FAILED, STOP, BatchJob, Executor, ItemOutcome, WorkItem
 from pipeline.folders import photo_folder, shown
@@ -111,10 +112,11 @@ class BatchRun:
                 sha256, found = self.hashes.hash(photo.path)
             except ChangingError:
                 name = shown(photo.name)
-                self._postpone(photo, f"{name} is being written to: run the same command again when it is whole.")
+                told = f"{name} is being written to: run the same command again when it is whole."
+                self._postpone(photo, PhotoError(told))
                 continue
             except OSError as error:
-                self._end_unread(photo, error)
+                self._end_unread(photo, _unreadable(shown(photo.name), error))
                 continue
             key = sha256, self.job.config_hash
             if key in self._waiting:
@@ -206,21 +208,15 @@ class BatchRun:
         for name, content in outcome.pictures.items():
             write_bytes(self.folder / thumbnail(outcome.item.key, name), content)
 
-    def _postpone(self, photo: ListedPhoto, error: str) -> None:
+    def _postpone(self, photo: ListedPhoto, error: PhotoError) -> None:
         """Try a photo once more at the end, or say why it could not be read."""
         if self._last_chance:
-            self._finish(PhotoEnd(photo, FAILED, stage="read", error=error, kind="PhotoError"))
+            self._end_unread(photo, error)
         else:
             self._later.append(photo)
 
-    def _end_unread(self, photo: ListedPhoto, error: OSError) -> None:
-        name = shown(photo.name)
-        text = (
-            f"{name} is not there (any more): bring it back, or leave it out."
-            if isinstance(error, FileNotFoundError)
-            else f"{name} cannot be read ({error.strerror or error}): make it readable, or leave it out."
-        )
-        self._finish(PhotoEnd(photo, FAILED, stage="read", error=text, kind="PhotoError"))
+    def _end_unread(self, photo: ListedPhoto, error: PhotoError) -> None:
+        self._finish(PhotoEnd(photo, FAILED, stage="read", error=str(error), kind=type(error).__name__))
 
     def _end(self, photo: ListedPhoto, entry: Entry, reused: bool, traceback: str | None = None) -> None:
         """Save a photo's result, where it has one, and note how it ended."""
@@ -286,6 +282,12 @@ class BatchRun:
         return PhotoEnd(photo, MISSING)
 
 
+def _unreadable(name: str, error: OSError) -> PhotoError:
+    if isinstance(error, FileNotFoundError):
+        return PhotoError(f"{name} is not there (any more): bring it back, or leave it out.")
+    return PhotoError(f"{name} cannot be read ({error.strerror or error}): make it readable, or leave it out.")
+
+
 def _row_of(row: Mapping[str, Any], name: str, sha256: str) -> Mapping[str, Any]:
     """A row under the photo's own name, which equal photos do not share; the row itself where it says so already."""
     if (row.get("photo"), row.get("sha256")) == (name, sha256):
@@ -307,10 +309,17 @@ def error_line(end: PhotoEnd) -> str:
         "stage": end.stage,
         "error": end.error,
         "kind": end.kind,
+        "page": _page(end),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **({} if end.traceback is None else {"traceback": end.traceback}),
     }
     return json.dumps(told, ensure_ascii=False)
+
+
+def _page(end: PhotoEnd) -> str | None:
+    """Where the page of errors tells of a failure, or of that of one of its faces; None where it does not."""
+    texts = [end.error, *(row.get("error") for row in end.rows)]
+    return next((page for text in texts if text and (page := page_of(text))), None)
 
 
 def _ending(end: PhotoEnd) -> str:

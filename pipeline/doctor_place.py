@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pipeline.claims import CLAIM_SUFFIX
 from pipeline.doctor_check import Check, Status
 from pipeline.errors import one_line
 from pipeline.locks import LockedError, file_lock
@@ -21,6 +22,7 @@ NEEDED_FILES = 256
 MOST_CLOCK_DIFFERENCE_S = 60.0
 FIRST_YEAR = 2025
 
+CLAIMED = "this disk has none; files that say who works stand for them (docs/resilience.md)"
 GIVES_LOCK = "run folders that two processes at once cannot damage"
 
 
@@ -51,7 +53,7 @@ def check_folder() -> Iterator[Check]:
 
 
 def check_lock(path: Path) -> Check:
-    """Whether a lock that is held is refused to another; some network disks grant it to everyone, or to nobody."""
+    """Whether a lock that is held is refused to another; some network disks grant it to everyone, some have none."""
     mend = "out=FOLDER on a local disk, or never two processes at one photo"
     try:
         with file_lock(path):
@@ -59,7 +61,8 @@ def check_lock(path: Path) -> Check:
                 with file_lock(path):
                     return Check("locks", "optional", "a lock here is granted twice", GIVES_LOCK, mend)
             except LockedError:
-                return Check("locks", "ok", "hold on this disk")
+                claimed = path.with_name(path.name + CLAIM_SUFFIX).exists()
+                return Check("locks", "ok", CLAIMED if claimed else "hold on this disk")
     except (OSError, LockedError) as error:
         return Check("locks", "optional", f"cannot be had on this disk ({one_line(error)})", GIVES_LOCK, mend)
 

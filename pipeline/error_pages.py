@@ -39,6 +39,7 @@ AREAS = (
 )
 """The files of the catalogue, in the order of the page."""
 
+PAGE = "docs/errors.md"
 PLACE = "{}"
 PROGRAM = "photodrag: "
 LINE_WIDTH = 110
@@ -102,13 +103,14 @@ def read_catalogue(name: str) -> Any:
 
 
 def explain(sentence: str) -> Entry | None:
-    """The entry of a sentence that photodrag has said, or of an anchor; None for anything else.
+    """The entry of a sentence that photodrag has said, of an anchor or of what `page_of` gives; else None.
 
     The sentence may have `photodrag: ` or, as in a list of several photos, a name and a colon before it. Where entries
     of different kinds would fit, the one that shares the most letters with the sentence counts.
     """
     text = plain(sentence[:MOST_LETTERS])
-    named = next((entry for entry in entries() if entry.anchor == text), None)
+    anchor = text.removeprefix(f"{PAGE}#")
+    named = next((entry for entry in entries() if entry.anchor == anchor), None)
     if named is not None:
         return named
     for start in _starts(text):
@@ -122,6 +124,12 @@ def anchor_of(sentence: str) -> str | None:
     """The anchor of a sentence's entry in docs/errors.md; None for a sentence that the catalogue does not have."""
     found = explain(sentence)
     return found.anchor if found else None
+
+
+def page_of(sentence: str) -> str | None:
+    """Where the page of errors tells of a sentence, as in `docs/errors.md#face-none`; None where it does not."""
+    anchor = anchor_of(sentence)
+    return None if anchor is None else f"{PAGE}#{anchor}"
 
 
 def matching(text: str) -> list[Entry]:

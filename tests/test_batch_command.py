@@ -229,7 +229,7 @@ def test_a_photo_that_kills_every_worker_becomes_a_failure_with_advice(
     killed = deadly(monkeypatch, times=3)
     job = job_of(generator, tmp_path / "out", retries=2)
     (outcome,) = local.LocalExecutor().run(job, [item_of(PHOTO)])
-    assert (len(killed), outcome.status, outcome.kind, outcome.attempts) == (3, FAILED, "WorkerDied", 3)
+    assert (len(killed), outcome.status, outcome.kind, outcome.attempts) == (3, FAILED, "WorkerDiedError", 3)
     text = "The worker process died (signal 9) 3 times at this photo, often for lack of memory: give "
     assert str(outcome.error).startswith(text)
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -332,6 +333,26 @@ def test_a_photo_that_is_written_to_or_vanishes_while_the_batch_runs(
     (error,) = errors(batch_folder(tmp_path / "out"))
     assert (error["photo"], error["stage"]) == ("2024/c.jpg", "read")
     assert error["error"] == "2024/c.jpg is not there (any more): bring it back, or leave it out."
+    assert error["page"] == "docs/errors.md#batch-photo-gone"
+
+
+def test_a_failure_names_its_place_on_the_page_of_errors(tmp_path: Path, inline: Inline, given: Path) -> None:
+    sentences = {"a.jpg": "There is no photo 'a.jpg'; check the path.", "b.png": "The sky is blue."}
+    faces = ("face 1: There is no photo 'c.jpg'; check the path.", "face 2: The sky is blue.")
+
+    def failing(job: BatchJob, item: WorkItem) -> ItemOutcome:
+        if item.name == "2024/c.jpg":
+            rows = tuple({**made_up(job, item).rows[0], "status": "failed", "error": error} for error in faces)
+            return ItemOutcome(item, FAILED, rows=rows, error=" ".join(faces))
+        if item.name not in sentences:
+            return made_up(job, item)
+        return ItemOutcome(item, FAILED, stage="align", error=sentences[item.name], kind="PhotoError")
+
+    inline.work = failing
+    assert batch(tmp_path / "out", given) == 1
+    pages = {error["photo"]: error["page"] for error in errors(batch_folder(tmp_path / "out"))}
+    there = "docs/errors.md#photo-not-there"
+    assert pages == {"a.jpg": there, "2024/copy of a.jpg": there, "b.png": None, "2024/c.jpg": there}
 
 
 def test_a_full_disk_ends_the_batch_with_its_sentence(
@@ -504,12 +525,16 @@ def test_a_bar_shows_how_far_a_batch_is_and_only_failures_have_lines(
     assert "a.jpg: done" not in printed.out
 
 
-def test_the_rate_counts_what_this_call_computes_alone() -> None:
+def test_the_rate_counts_what_this_call_computes_alone_and_by_a_clock_that_nobody_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with Console().photos(10) as bar:
+        monkeypatch.setattr(time, "time", lambda: -1e9)
         for number in range(8):
             bar.step(computed=number >= 6, failed=False)
         inside = bar._bar
         assert (inside.n, inside.initial, inside.total) == (8, 6, 10)
+        assert 0 <= inside.format_dict["elapsed"] < 600
 
 
 def test_on_a_terminal_the_bar_moves_while_no_photo_ends(monkeypatch: pytest.MonkeyPatch) -> None:

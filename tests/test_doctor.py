@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written_is_a_missing_part(monkeypatch: pytest.M
     assert check.found.endswith(f"cannot be written ({os.strerror(errno.EROFS)})")
 
 
-def test_locks_that_everyone_gets_or_nobody_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_that_everyone_gets_claims_and_neither_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor_place.check_lock(tmp_path / "lock").status == "ok"
     monkeypatch.setattr("pipeline.locks._lock", lambda descriptor: True)
     check = doctor_place.check_lock(tmp_path / "lock")
@@ -265,8 +265,10 @@ def test_locks_that_everyone_gets_or_nobody_are_told(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("pipeline.locks._lock", unsupported)
     check = doctor_place.check_lock(tmp_path / "lock")
+    assert (check.status, check.found) == ("ok", doctor_place.CLAIMED)
+    check = doctor_place.check_lock(tmp_path / "nowhere" / "lock")
     assert check.status == "optional"
-    assert "No locks available" in check.found
+    assert "cannot be had on this disk" in check.found
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,8 @@ def test_a_real_error_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_an_anchor_is_explained_and_options_in_a_sentence_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "photo-animated"]) == 0
     assert capsys.readouterr().out.startswith("The file is an animation (photo-animated)\n")
+    assert main(["explain", "docs/errors.md#photo-animated"]) == 0
+    assert capsys.readouterr().out.startswith("The file is an animation (photo-animated)\n")
     assert main(["explain", "--nothing", "--", "-m"]) == 2
     assert main(["explain", "--port is 9, which another program has: give another one, or 0 for any."]) == 0
     assert "(studio-address)" in capsys.readouterr().out

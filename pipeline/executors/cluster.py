@@ -99,8 +99,9 @@ def _connect(ray: ModuleType, options: dict[str, Any]) -> None:
             ) from error
         raise ClusterError(f"What answers at executor.address={where} is no Ray cluster: {one_line(error)}") from error
     except (RuntimeError, ray.exceptions.RayError, OSError) as error:
-        place = "Ray cannot be started here" if where == "local" else f"The Ray cluster at {where} cannot be joined"
-        raise ClusterError(f"{place}: {one_line(error)}") from error
+        if where == "local":
+            raise ClusterError(f"Ray cannot be started on this machine: {one_line(error)}") from error
+        raise ClusterError(f"The Ray cluster at {where} cannot be joined: {one_line(error)}") from error
 
 
 def _check_answers(address: str) -> None:

@@ -24,6 +24,8 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from data.errors import PhotodragError, PhotoError
+
 DONE, FAILED, AGAIN, STOP = "done", "failed", "again", "stop"
 """How an item ends. `again`: the photo changed while it was read, or its run folder was in use, so that a later try may
 do. `stop`: no photo can be computed any more (a full disk); the batch ends and says why."""
@@ -110,6 +112,10 @@ class ItemOutcome:
     worker: str = ""
 
 
+class WorkerDiedError(PhotodragError):
+    """The processes that were to compute a photo died at it, each time."""
+
+
 class Executor(Protocol):
     """Sends items to workers. It is made from the settings (`executors.table.executor_for`) and used for one run."""
 
@@ -127,21 +133,28 @@ def changed(item: WorkItem) -> ItemOutcome:
     """The outcome of a photo that is not what was hashed any more, or is not there."""
     there = os.path.exists(item.photo)
     error = (
-        f"{item.name} was being written while it was read: run the same command again when it is whole."
+        PhotoError(f"{item.name} was being written while it was read: run the same command again when it is whole.")
         if there
-        else f"{item.name} vanished while the batch ran: bring it back, or leave it out."
+        else PhotoError(f"{item.name} vanished while the batch ran: bring it back, or leave it out.")
     )
-    return ItemOutcome(item.without_content(), AGAIN, stage="read", error=error, kind="PhotoError")
+    return _ended(item, AGAIN, error, stage="read")
 
 
 def died(item: WorkItem, how: str, attempts: int, workers: int) -> ItemOutcome:
     """The failure of an item whose workers died each time; how: as in `signal 9`."""
     fewer = "executor.workers=1" if workers != 1 else "invert.compare_px=128, or a machine with more memory"
-    error = (
+    error = WorkerDiedError(
         f"The worker process died ({how}) {_times(attempts)} at this photo, often for lack of memory: give {fewer}, "
         "and run the same command again."
     )
-    return ItemOutcome(item.without_content(), FAILED, error=error, kind="WorkerDied", stage=None, attempts=attempts)
+    return _ended(item, FAILED, error, attempts=attempts)
+
+
+def _ended(
+    item: WorkItem, status: str, error: PhotodragError, stage: str | None = None, attempts: int = 1
+) -> ItemOutcome:
+    kind = type(error).__name__
+    return ItemOutcome(item.without_content(), status, stage=stage, error=str(error), kind=kind, attempts=attempts)
 
 
 def _times(count: int) -> str:

@@ -177,7 +177,11 @@ class _Crew:
             item, attempt = actor.task
             return _Died(item, attempt, _how(error))
         if "No module named" in str(error):
-            raise ClusterError(_MISSING.format(one_line(error).rpartition("No module named")[2].strip(" .'\"")[:60]))
+            package = one_line(error).rpartition("No module named")[2].strip(" .'\"")[:60]
+            raise ClusterError(
+                f"A machine of the Ray cluster has no {package}: install the same photodrag for the Python that runs "
+                "Ray on every machine (pip install 'photodrag[ray]')."
+            )
         self._failed_starts += 1
         if self._failed_starts >= MOST_FAILED_STARTS:
             raise ClusterError(
@@ -215,12 +219,6 @@ class _Crew:
         for actor in self._actors:
             self._kill(actor)
         self._actors = []
-
-
-_MISSING = (
-    "A machine of the Ray cluster has no {}: install the same photodrag for the Python that runs Ray on every machine "
-    "(pip install 'photodrag[ray]')."
-)
 
 
 def _room(ray: ModuleType, threads: int, gpus: bool) -> int:
