@@ -33,7 +33,7 @@ from data.photo_tiff import (
     describe,
 )
 from data.photo_type import Photo, PhotoFormat, to_u8
-from data.quiet import unwarned
+from data.quiet import quietly, unwarned
 
 DEFAULT_QUALITY = 95
 JPEG_SEGMENT_BYTES = 65533
@@ -181,7 +181,8 @@ def _encode_jpeg(photo: Photo, xmp: bytes | None, quality: int) -> bytes:
         options["exif"] = EXIF_PREFIX + exif
     options["extra"] = encoded_segments(photo.jpeg_segments, photo.image_resources)
     out = io.BytesIO()
-    _image_of(channels_of(photo)).save(out, "JPEG", **options)
+    with quietly():  # libjpeg cautions against coarse tables, which are the file's own
+        _image_of(channels_of(photo)).save(out, "JPEG", **options)
     return out.getvalue()
 
 

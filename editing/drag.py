@@ -55,10 +55,14 @@ __all__ = [
 StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped", "diverged"]
 
 LOST_STEPS = 8
-STALL_STEPS = 12
-STALL_GAIN = 0.015  # of the first distance: less progress than this in STALL_STEPS is none
+STALL_STEPS = 12  # at even steps
+PACE_STEPS = 5  # at steps that grow shorter, until they do
+STALL_GAIN = 0.015  # of the first distance: less progress than this in so many steps is none
+FIRST_PACE, SLOWER, SLOWINGS = 2.0, 0.5, 3
+"""Times the usual step size at first, and its factor where nothing is gained, so often before the drag has stalled."""
 TO_AND_FRO = 4.0  # times as long a way as it leads: such handles swing, and others stand
 ADAM_BETAS = (0.9, 0.999)
+SHORT_MEMORY = 0.9  # the second of them where steps grow shorter: slopes of long steps say little of later ones
 ADAM_EPS = 1e-8
 
 
@@ -127,6 +131,7 @@ class DragState:
     mark: tuple[int, float]
     mark_points: Tensor
     way_px: float
+    slowings: int = 0
     rollbacks: int = 0
     taken_back: int = 0
 
@@ -217,7 +222,8 @@ def _advanced(task: DragTask, state: DragState) -> DragState:
     for _ in range(min(task.settings.pulls, task.settings.steps - state.step)):
         total = total_loss(task, code, features, state.points, state.lost, state.trail)
         (gradient,) = torch.autograd.grad(total, code)
-        code, moments = adam(task, code, moments, gradient, step - state.taken_back + 1, 0.5**state.rollbacks)
+        share = 0.5**state.rollbacks * pace(task, state.slowings)
+        code, moments = adam(task, code, moments, gradient, step - state.taken_back + 1, share)
         features, code = render_features(task, code, state.points, step + 1)
         loss, step = float(total.detach()), step + 1
     with torch.no_grad():
@@ -227,6 +233,7 @@ def _advanced(task: DragTask, state: DragState) -> DragState:
     all_lost = bool(lost[task.moving].all())
     better = mean < state.best_px and not all_lost
     gained = mean < state.mark[1] - STALL_GAIN * float(distance_px(task, task.handles).mean())
+    slower = not gained and paced(task) and state.slowings < SLOWINGS and step - state.mark[0] >= PACE_STEPS
     return DragState(
         step=step,
         code=code,
@@ -241,9 +248,10 @@ def _advanced(task: DragTask, state: DragState) -> DragState:
         best_step=step if better else state.best_step,
         best_code=code.detach() if better else state.best_code,
         best_px=mean if better else state.best_px,
-        mark=(step, mean) if gained else state.mark,
-        mark_points=points if gained else state.mark_points,
-        way_px=0.0 if gained else state.way_px + mean_way_px(task, state.points, points),
+        mark=(step, mean if gained else state.mark[1]) if gained or slower else state.mark,
+        mark_points=points if gained or slower else state.mark_points,
+        way_px=0.0 if gained or slower else state.way_px + mean_way_px(task, state.points, points),
+        slowings=state.slowings + slower,
         rollbacks=state.rollbacks,
         taken_back=state.taken_back,
     )
@@ -260,11 +268,23 @@ def verdict(task: DragTask, state: DragState) -> StopReason | None:
         return "diverged"
     if state.step >= task.settings.steps:
         return "cap"
-    if state.step - state.mark[0] < STALL_STEPS:
+    if state.step - state.mark[0] < (PACE_STEPS if paced(task) else STALL_STEPS):
         return None
     led_px = mean_way_px(task, state.mark_points, state.points)
     swings = state.way_px > task.stop_px and state.way_px > TO_AND_FRO * led_px
     return "oscillating" if swings else "stalled"
+
+
+def paced(task: DragTask) -> bool:
+    """Whether steps are long at first and grow shorter; a line search has a pace of its own."""
+    return task.settings.pace == "auto" and task.settings.tracker != "line_search"
+
+
+def pace(task: DragTask, slowings: int) -> float:
+    """Times `DragSettings.lr`: the step size after so many slowings."""
+    if paced(task):
+        return FIRST_PACE * SLOWER**slowings
+    return FEW_LR if are_few(task.settings, len(task.handles)) else 1.0
 
 
 def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:
@@ -277,11 +297,11 @@ def adam(
     task: DragTask, code: Tensor, moments: tuple[Tensor, Tensor], gradient: Tensor, t: int, share: float = 1.0
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The next code and moments after one Adam step, the t-th (Kingma and Ba 2015), of a share of the step size."""
-    beta1, beta2 = ADAM_BETAS
+    beta1, beta2 = ADAM_BETAS[0], SHORT_MEMORY if paced(task) else ADAM_BETAS[1]
     first = beta1 * moments[0] + (1 - beta1) * gradient
     second = beta2 * moments[1] + (1 - beta2) * gradient.square()
     move = (first / (1 - beta1**t)) / ((second / (1 - beta2**t)).sqrt() + ADAM_EPS)
-    lr = share * task.settings.lr * (FEW_LR if are_few(task.settings, len(task.handles)) else 1.0)
+    lr = share * task.settings.lr
     return code.detach() - lr * move, (first, second)
 
 

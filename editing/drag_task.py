@@ -22,6 +22,7 @@ from inversion.generators.protocol import Generator, Layered, NoiseMaps
 
 TrackerName = Literal["nearest", "line_search", "filter"]
 Supervision = Literal["auto", "present", "original", "both", "gated"]
+Pace = Literal["auto", "even"]
 Person = Callable[[Tensor], Tensor]
 """How far a picture [1, 3, R, R] is from showing the person of the start: a differentiable scalar."""
 
@@ -31,8 +32,8 @@ CROWD, CROWD_BLOCK_PX = 20, 64  # points from which on the whole map is computed
 CROWD_HOLD = 3.0  # times the weight of the mask for a crowd, whose terms would overrule it
 FEW = 3  # points, anchors among them, below which they are so few that all the rest may change
 FEW_R1_PX, PAPER_R1_PX = 20.0, 3.0  # radius that is pulled at a handle, in pixels of a 512 px image
-FEW_HOLD, FEW_LR = 3.0, 1.25  # times the weight of the mask and the step size for a few
-FEW_STOP, FEW_STOP_WAY = 2.0, 0.25  # for a few: times the stop distance, but no more than this share of the way
+FEW_HOLD, FEW_LR = 3.2, 1.25  # times the weight of the mask and the step size for a few
+FEW_STOP, FEW_STOP_WAY = 2.5, 0.3  # for a few: times the stop distance, but no more than this share of the way
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
 LEAST_LEVEL_PX = 32  # coarser maps hardly tell where a point is
 MIN_DISC_PX = 1.0  # feature pixels
@@ -57,7 +58,8 @@ class DragSettings:
     (DragGAN), what stood there originally (GoodDrag), both, or gated: the original where the present is in doubt
     (StableDrag); auto is the original for a few points and both for a crowd, whose original features are seldom all
     to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
-    tracking to the next.
+    tracking to the next. `pace` auto takes long steps at first and shorter ones where nothing is gained, even the same
+    all the way.
     """
 
     steps: int = 120
@@ -65,6 +67,7 @@ class DragSettings:
     tracker: TrackerName = "nearest"
     supervision: Supervision = "auto"
     pulls: int = 1
+    pace: Pace = "auto"
     r1_px: float = 0.0
     r2_px: float = 12.0
     mask_weight: float = 1.0
@@ -79,6 +82,7 @@ class DragSettings:
         for name, value, allowed in (
             ("tracker", self.tracker, get_args(TrackerName)),
             ("supervision", self.supervision, get_args(Supervision)),
+            ("pace", self.pace, get_args(Pace)),
         ):
             if value not in allowed:
                 raise UsageError(f"edit.{name} is {value}; it must be one of {', '.join(allowed)}.")

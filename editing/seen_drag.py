@@ -83,7 +83,7 @@ def drag_until_seen(
     """
     settings = settings or DragSettings()
     stop_px = settings.stop_px or STOP * generator.resolution
-    settings = replace(settings, stop_px=stop_px)
+    settings = replace(settings, stop_px=stop_px, pace="even")
     with torch.no_grad():
         first = locator.locate(to_frame(generator.synthesize(w, "const", noise)))
     moves = points_array(moves_crop, "moves")

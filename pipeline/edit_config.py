@@ -60,6 +60,7 @@ class EditConfig:
     tracker: str = knob("nearest", choices=("nearest", "line_search", "filter"))
     supervision: str = knob("auto", choices=("auto", "present", "original", "both", "gated"))
     pulls: int = knob(1, 1, 100)
+    pace: str = knob("auto", choices=("auto", "even"))
     r1_px: float = knob(0.0, 0, 512)
     r2_px: float = knob(12.0, above=0, high=512)
     mask_weight: float = knob(1.0, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from data.errors import NoFaceError
 from data.landmarks import Face, find_faces, steady_landmarks
+from editing.drag_task import CROWD
 from editing.presets import face_frame
 
 LOOK_SIDE_PX = 256
@@ -17,6 +19,8 @@ single pixels, its points move in jumps of a smaller picture's pixels."""
 UPSAMPLE_MAX = 1
 AGREEMENT = 0.1
 """Inter-ocular distances by which landmarks in the first picture's box may differ from those in a box found anew."""
+ON_A_LANDMARK = 0.25
+"""Inter-ocular distances from a landmark within which a point of a crowd is taken for it."""
 SEARCH_SIDE_PX = 1024
 """Crops are enlarged up to this to find a face in them; beyond it only what fills no crop would be found, slowly."""
 
@@ -53,6 +57,47 @@ class LandmarkLocator:
         found, expected = (face_frame(steady_landmarks(seen, [box])) for box in (faces[0].box, self._box))
         apart = np.linalg.norm(found.points - expected.points, axis=1)[self._landmarks].mean()
         return len(faces) == 1 and bool(apart <= AGREEMENT * found.unit_px)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CrowdFinder:
+    """Finds those landmarks of the one face of a picture [R, R, 3] uint8 RGB: [N, 2] in its pixels, None without one
+    face (`editing.watched_drag.Finder`). The face is looked for anew each time, as by whoever measures the result."""
+
+    landmarks: tuple[int, ...]
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray | None:
+        found = _one_face(picture)
+        return None if found is None else found[list(self.landmarks)]
+
+
+def crowd_finder(picture: np.ndarray, points: np.ndarray) -> CrowdFinder | None:
+    """What finds a crowd of points [N, 2] again that are landmarks of the one face of a picture [R, R, 3] uint8 RGB;
+    None for fewer points, for points elsewhere, and without one face."""
+    if len(points) < CROWD:
+        return None
+    found = _one_face(picture)
+    if found is None:
+        return None
+    apart = np.linalg.norm(found[None] - np.asarray(points)[:, None], axis=2) / face_frame(found).unit_px
+    chosen = np.full(len(points), -1)
+    for flat in apart.argsort(axis=None, kind="stable"):
+        point, landmark = divmod(int(flat), len(found))
+        if chosen[point] < 0 and landmark not in chosen:
+            chosen[point] = landmark
+    away = apart[np.arange(len(points)), chosen]
+    if (chosen < 0).any() or away.max() > ON_A_LANDMARK or away.mean() > AGREEMENT:
+        return None
+    return CrowdFinder(tuple(chosen.tolist()))
+
+
+def _one_face(picture: np.ndarray) -> np.ndarray | None:
+    """Landmarks [68, 2] of the one face of a picture; None when there is none, or more than one."""
+    try:
+        faces = faces_in_crop(picture)
+    except NoFaceError:
+        return None
+    return faces[0].landmarks if len(faces) == 1 else None
 
 
 def _looked_at(picture: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ from editing.pose import pose_drag, pose_landmarks
 from editing.presets import preset_drag, preset_landmarks
 from editing.published import PublishedSettings, drag_published
 from editing.seen_drag import drag_until_seen
+from editing.watched_drag import drag_watched
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting, Targets, psnr_db, whole_face_descriptor
@@ -46,7 +47,7 @@ from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_cro
 from pipeline.edits import EditStep, greatest_mask
 from pipeline.engine import Attempt, Stored
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
-from pipeline.locating import LandmarkLocator
+from pipeline.locating import LandmarkLocator, crowd_finder
 from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import VIDEO, Aligned, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8
@@ -333,7 +334,11 @@ def edit(
         else:
             person = None if face_network is None else _person(start.to(w), face_network)
             settings = settings_of(DragSettings, config)
-            if locator is None:
+            watched = config.method != "points" and config.tracker != "line_search"
+            crowd = crowd_finder(image_u8(start), handles) if watched else None
+            if locator is None and crowd is not None:
+                edited = drag_watched(generator, w, noise, crowd, handles, targets, mask, settings, *told, person)
+            elif locator is None:
                 edited = drag(generator, w, noise, handles, targets, mask, settings, *told, person)
             else:
                 moves = targets - handles

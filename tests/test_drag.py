@@ -15,9 +15,31 @@ from torch.nn import functional as F
 
 from data.errors import UsageError
 from editing.axes import latent_axes
-from editing.drag import DragSettings, DragStep, Edited, drag
+from editing.drag import (
+    FIRST_PACE,
+    PACE_STEPS,
+    SLOWER,
+    SLOWINGS,
+    DragSettings,
+    DragStep,
+    Edited,
+    advance,
+    begin,
+    drag,
+    verdict,
+)
 from editing.drag_losses import motion_loss
-from editing.drag_task import keep_mask, pick_layers, pick_resolution, pick_stop, typical_difference
+from editing.drag_task import (
+    FEW_STOP,
+    FEW_STOP_WAY,
+    Pace,
+    keep_mask,
+    pick_layers,
+    pick_resolution,
+    pick_stop,
+    prepare,
+    typical_difference,
+)
 from editing.session import DragSession
 from editing.trackers import (
     Levels,
@@ -36,6 +58,7 @@ from tests.tiny import tiny_generator
 SIZE = 64
 CENTRES = ((20.0, 30.0), (44.0, 34.0))
 REACH_PX = 5.0
+PACES: tuple[Pace, ...] = ("auto", "even")
 QUICK = DragSettings(steps=60, lr=0.03, frame_every=0, feature_resolution=32)
 
 
@@ -414,7 +437,7 @@ def test_pull_keeps_the_latent_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
     w = random_w(generator)
 
     def moved(pull: float) -> float:
-        settings = DragSettings(steps=15, pull_weight=pull, stop_px=0.01, frame_every=0, r1_px=3.0)
+        settings = DragSettings(steps=15, pull_weight=pull, stop_px=0.01, frame_every=0, r1_px=3.0, pace="even")
         session = DragSession(generator, w, settings=settings)
         session.start([[20.0, 30.0]], [[29.0, 33.0]])
         for _ in range(15):
@@ -477,11 +500,33 @@ def test_stalled_when_nothing_can_move(parts: Parts, start_w: Tensor) -> None:
 
 
 def test_oscillating_when_steps_overshoot_again_and_again(parts: Parts, start_w: Tensor) -> None:
-    settings = DragSettings(steps=200, lr=0.5, stop_px=0.001, pull_weight=0.0, frame_every=0)
+    settings = DragSettings(steps=200, lr=0.5, stop_px=0.001, pull_weight=0.0, frame_every=0, pace="even")
     edited = drag(parts, start_w, None, [CENTRES[0]], [(22.0, 30.0)], settings=settings)
     assert edited.stop_reason == "oscillating"
     assert edited.steps < 200
     assert edited.metrics["distance_after_px"] < edited.metrics["distance_before_px"]
+
+
+def test_steps_grow_shorter_where_nothing_is_gained(parts: Parts, start_w: Tensor) -> None:
+    settings = DragSettings(steps=200, lr=0.03, stop_px=0.001, pull_weight=0.0, frame_every=0)
+    task = prepare(parts, start_w, None, [CENTRES[0]], [(26.0, 30.0)], None, settings)
+    state, moves = begin(task), dict[int, list[float]]()
+    while verdict(task, state) is None:
+        before, state = state, advance(task, state)
+        moves.setdefault(before.slowings, []).append(float((state.code - before.code).detach().abs().max()))
+    assert sorted(moves) == list(range(SLOWINGS + 1))
+    assert moves[0][0] == pytest.approx(FIRST_PACE * 0.03, rel=1e-3)
+    assert all(max(moves[i]) <= 4 * FIRST_PACE * 0.03 * SLOWER**i for i in moves)
+    assert verdict(task, state) in ("stalled", "oscillating")
+    assert state.step - state.mark[0] == PACE_STEPS
+
+
+def test_long_steps_first_arrive_sooner(parts: Parts, start_w: Tensor) -> None:
+    handles, targets = [(20.0, 30.0), (23.0, 30.0), (20.0, 33.0)], [(30.0, 30.0), (33.0, 30.0), (30.0, 33.0)]
+    slow = replace(QUICK, lr=0.01, steps=200)
+    auto, even = (drag(parts, start_w, None, handles, targets, settings=replace(slow, pace=p)) for p in PACES)
+    assert auto.steps < 0.75 * even.steps
+    assert auto.metrics["distance_after_px"] < even.metrics["distance_after_px"] + 0.2
 
 
 def test_stopped_keeps_the_best(parts: Parts, start_w: Tensor) -> None:
@@ -645,7 +690,7 @@ def test_session_equals_drag_and_goes_back_and_forth(parts: Parts, start_w: Tens
     other = parts.centres(first)[1:]
     session.start(other, other + torch.tensor([-3.0, 2.0]))
     run_to_end(session)
-    assert (parts.centres(session.w)[1:] - other - torch.tensor([-3.0, 2.0])).norm() < 0.6
+    assert (parts.centres(session.w)[1:] - other - torch.tensor([-3.0, 2.0])).norm() < FEW_STOP_WAY * 13**0.5 + 0.1
     assert torch.equal(session.undo(), first)
     assert torch.equal(session.undo(), start_w)
     assert torch.equal(session.redo(), first)
@@ -661,7 +706,7 @@ def test_session_template_is_fresh_for_every_drag(parts: Parts, start_w: Tensor)
     for handle, target in (((20.0, 30.0), (24.0, 27.0)), ((24.0, 27.0), (18.0, 31.0))):
         session.start([handle], [target])
         run_to_end(session)
-    assert (parts.centres(session.w)[0] - torch.tensor([18.0, 31.0])).norm() < 0.8
+    assert (parts.centres(session.w)[0] - torch.tensor([18.0, 31.0])).norm() < FEW_STOP * 0.35 + 0.4
 
 
 def test_session_stop_and_undo_while_running(parts: Parts, start_w: Tensor) -> None:

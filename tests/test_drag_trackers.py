@@ -10,9 +10,9 @@ from torch import Tensor
 
 from data.errors import UsageError
 from editing import following
-from editing.drag import DragSettings, adam, advance, begin, drag, prepare
+from editing.drag import FIRST_PACE, DragSettings, advance, begin, drag, pace, prepare
 from editing.drag_losses import hold_factor, motion_loss, original_share
-from editing.drag_task import FEW_HOLD, FEW_LR, FEW_R1_PX, FEW_STOP_WAY
+from editing.drag_task import FEW_HOLD, FEW_LR, FEW_R1_PX, FEW_STOP, FEW_STOP_WAY
 from editing.following import adapted, learned_filters
 from editing.trackers import Levels, Squares, disc_offsets, feature_from_crop, sample, search, square_offsets, track
 from inversion.generators.squares import cut_squares
@@ -180,9 +180,9 @@ def test_one_or_two_points_pull_more_of_the_face_and_hold_the_rest_more_firmly(p
     assert [len(task.patch) for task in (several, line)] == [len(disc_offsets(1.0, start_w))] * 2
     assert len(few.patch) == len(disc_offsets(FEW_R1_PX * few.resolution / 512, start_w)) > len(several.patch)
     assert [hold_factor(task) for task in (few, several, line)] == [FEW_HOLD, 1.0, 1.0]
-    assert (few.stop_px, several.stop_px, line.stop_px) == (2 * several.stop_px, 0.35, 0.35)
-    code, moments, slope = torch.zeros(1, 1, 3), (torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)), torch.ones(1, 1, 3)
-    assert adam(few, code, moments, slope, 1)[0] == pytest.approx(FEW_LR * adam(several, code, moments, slope, 1)[0])
+    assert (few.stop_px, several.stop_px, line.stop_px) == (pytest.approx(FEW_STOP * 0.35), 0.35, 0.35)
+    evenly = [replace(task, settings=replace(task.settings, pace="even")) for task in (few, several)]
+    assert [pace(task, 0) for task in (few, several, line, *evenly)] == [FIRST_PACE, FIRST_PACE, 1.0, FEW_LR, 1.0]
 
 
 def test_a_short_way_of_one_point_is_not_taken_for_arrived(parts: Parts, start_w: Tensor) -> None:

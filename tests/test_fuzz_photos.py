@@ -27,7 +27,7 @@ from benchmarks.fuzz_photos import SEED, Placed, figures, measure, members, plac
 from data.errors import PhotodragError, PhotoError, UsageError
 from data.jpeg_file import MOST_SCANS, MOST_SEGMENTS, too_many_of
 from data.metadata import AI_EDITED, mark_ai_edited, set_upright, upright_xmp
-from data.photo import read_mask, read_photo
+from data.photo import Photo, encode_photo, read_mask, read_photo
 from data.photo_decode import decode_photo
 from data.quiet import quietly
 from pipeline.edit_config import EditConfig
@@ -229,6 +229,12 @@ def test_libraries_are_heard_again_after_a_damaged_photo(capfd: pytest.CaptureFi
     thread.join()
     os.write(2, b"heard\n")
     assert capfd.readouterr().err == "heard\n"
+
+
+def test_coarse_tables_are_written_without_a_remark(capfd: pytest.CaptureFixture[str]) -> None:
+    photo = Photo(np.full((9, 9, 3), 90, np.uint8), format="JPEG", jpeg_tables=((1000,) * 64,) * 2)
+    assert decode_photo(encode_photo(photo, edited=True), "me", 100).jpeg_tables == photo.jpeg_tables
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
