@@ -58,8 +58,9 @@ LOST_STEPS = 8
 STALL_STEPS = 12  # at even steps
 PACE_STEPS = 5  # at steps that grow shorter, until they do
 STALL_GAIN = 0.015  # of the first distance: less progress than this in so many steps is none
-FIRST_PACE, SLOWER, SLOWINGS = 2.0, 0.5, 3
-"""Times the usual step size at first, and its factor where nothing is gained, so often before the drag has stalled."""
+FIRST_PACE, FEW_FIRST_PACE, SLOWER, SLOWINGS = 2.0, 1.5, 0.5, 3
+"""Times the usual step size at first (of a few points: long steps change the face more, and these are near soon), and
+its factor where nothing is gained, so often before the drag has stalled."""
 TO_AND_FRO = 4.0  # times as long a way as it leads: such handles swing, and others stand
 ADAM_BETAS = (0.9, 0.999)
 SHORT_MEMORY = 0.9  # the second of them where steps grow shorter: slopes of long steps say little of later ones
@@ -282,9 +283,10 @@ def paced(task: DragTask) -> bool:
 
 def pace(task: DragTask, slowings: int) -> float:
     """Times `DragSettings.lr`: the step size after so many slowings."""
+    few = are_few(task.settings, len(task.handles))
     if paced(task):
-        return FIRST_PACE * SLOWER**slowings
-    return FEW_LR if are_few(task.settings, len(task.handles)) else 1.0
+        return (FEW_FIRST_PACE if few else FIRST_PACE) * SLOWER**slowings
+    return FEW_LR if few else 1.0
 
 
 def mean_way_px(task: DragTask, first: Tensor, second: Tensor) -> float:

@@ -18,6 +18,7 @@ HOLD_WEIGHT = 1.0  # of anchors against motion: more slows every drag and hardly
 PULL_WEIGHT = 0.1  # of the squared distance to the start, in standard deviations
 GATE = 0.25  # of the feature difference to a random place: beyond, `gated` pulls towards what stood there at first
 ORIGINAL_SHARE = {"present": 0.0, "original": 1.0, "both": 0.5}
+CROWD_SHARE = 0.4  # of the original for a crowd: what it pulls towards is seldom all to be had
 
 
 def total_loss(
@@ -54,7 +55,7 @@ def original_share(task: DragTask, trail: Trail) -> Tensor:
     if chosen == "gated":
         return (trail.doubt > GATE).to(trail.doubt)
     if chosen == "auto":
-        chosen = "both" if crowded(task) else "original"
+        return torch.full_like(trail.doubt, CROWD_SHARE if crowded(task) else ORIGINAL_SHARE["original"])
     return torch.full_like(trail.doubt, ORIGINAL_SHARE[chosen])
 
 

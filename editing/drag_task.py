@@ -32,7 +32,7 @@ CROWD, CROWD_BLOCK_PX = 20, 64  # points from which on the whole map is computed
 CROWD_HOLD = 3.0  # times the weight of the mask for a crowd, whose terms would overrule it
 FEW = 3  # points, anchors among them, below which they are so few that all the rest may change
 FEW_R1_PX, PAPER_R1_PX = 20.0, 3.0  # radius that is pulled at a handle, in pixels of a 512 px image
-FEW_HOLD, FEW_LR = 3.2, 1.25  # times the weight of the mask and the step size for a few
+FEW_HOLD, FEW_LR = 3.0, 1.25  # times the weight of the mask and the step size for a few
 FEW_STOP, FEW_STOP_WAY = 2.5, 0.3  # for a few: times the stop distance, but no more than this share of the way
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
 LEAST_LEVEL_PX = 32  # coarser maps hardly tell where a point is
@@ -56,7 +56,7 @@ class DragSettings:
     `tracker` finds the handles again: nearest features (DragGAN), line_search (FreeDrag) or filter (StableDrag).
     `supervision` is what shall come to stand a step nearer to the target: what stands at the handle at present
     (DragGAN), what stood there originally (GoodDrag), both, or gated: the original where the present is in doubt
-    (StableDrag); auto is the original for a few points and both for a crowd, whose original features are seldom all
+    (StableDrag); auto is the original for a few points and a mixture for a crowd, whose original features are seldom all
     to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
     tracking to the next. `pace` auto takes long steps at first and shorter ones where nothing is gained, even the same
     all the way.

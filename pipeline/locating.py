@@ -94,7 +94,7 @@ def crowd_finder(picture: np.ndarray, points: np.ndarray) -> CrowdFinder | None:
 def _one_face(picture: np.ndarray) -> np.ndarray | None:
     """Landmarks [68, 2] of the one face of a picture; None when there is none, or more than one."""
     try:
-        faces = faces_in_crop(picture)
+        faces = find_faces(picture, max(1, LOOK_SIDE_PX // picture.shape[0]).bit_length() - 1)
     except NoFaceError:
         return None
     return faces[0].landmarks if len(faces) == 1 else None

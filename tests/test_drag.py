@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from data.errors import UsageError
 from editing.axes import latent_axes
 from editing.drag import (
-    FIRST_PACE,
+    FEW_FIRST_PACE,
     PACE_STEPS,
     SLOWER,
     SLOWINGS,
@@ -515,8 +515,8 @@ def test_steps_grow_shorter_where_nothing_is_gained(parts: Parts, start_w: Tenso
         before, state = state, advance(task, state)
         moves.setdefault(before.slowings, []).append(float((state.code - before.code).detach().abs().max()))
     assert sorted(moves) == list(range(SLOWINGS + 1))
-    assert moves[0][0] == pytest.approx(FIRST_PACE * 0.03, rel=1e-3)
-    assert all(max(moves[i]) <= 4 * FIRST_PACE * 0.03 * SLOWER**i for i in moves)
+    assert moves[0][0] == pytest.approx(FEW_FIRST_PACE * 0.03, rel=1e-3)
+    assert all(max(moves[i]) <= 4 * FEW_FIRST_PACE * 0.03 * SLOWER**i for i in moves)
     assert verdict(task, state) in ("stalled", "oscillating")
     assert state.step - state.mark[0] == PACE_STEPS
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.errors import UsageError
 from editing import following
-from editing.drag import FIRST_PACE, DragSettings, advance, begin, drag, pace, prepare
+from editing.drag import FEW_FIRST_PACE, FIRST_PACE, DragSettings, advance, begin, drag, pace, prepare
 from editing.drag_losses import hold_factor, motion_loss, original_share
 from editing.drag_task import FEW_HOLD, FEW_LR, FEW_R1_PX, FEW_STOP, FEW_STOP_WAY
 from editing.following import adapted, learned_filters
@@ -182,7 +182,7 @@ def test_one_or_two_points_pull_more_of_the_face_and_hold_the_rest_more_firmly(p
     assert [hold_factor(task) for task in (few, several, line)] == [FEW_HOLD, 1.0, 1.0]
     assert (few.stop_px, several.stop_px, line.stop_px) == (pytest.approx(FEW_STOP * 0.35), 0.35, 0.35)
     evenly = [replace(task, settings=replace(task.settings, pace="even")) for task in (few, several)]
-    assert [pace(task, 0) for task in (few, several, line, *evenly)] == [FIRST_PACE, FIRST_PACE, 1.0, FEW_LR, 1.0]
+    assert [pace(task, 0) for task in (few, several, line, *evenly)] == [FEW_FIRST_PACE, FIRST_PACE, 1.0, FEW_LR, 1.0]
 
 
 def test_a_short_way_of_one_point_is_not_taken_for_arrived(parts: Parts, start_w: Tensor) -> None:
