@@ -56,8 +56,8 @@ class DragSettings:
     `tracker` finds the handles again: nearest features (DragGAN), line_search (FreeDrag) or filter (StableDrag).
     `supervision` is what shall come to stand a step nearer to the target: what stands at the handle at present
     (DragGAN), what stood there originally (GoodDrag), both, or gated: the original where the present is in doubt
-    (StableDrag); auto is the original for a few points and a mixture for a crowd, whose original features are seldom all
-    to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
+    (StableDrag); auto is the original for a few points and a mixture for a crowd, whose original features are seldom
+    all to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
     tracking to the next. `pace` auto takes long steps at first and shorter ones where nothing is gained, even the same
     all the way.
     """
