@@ -72,7 +72,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     common = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # Ray notes the cluster there, and makes no folder for it
+    (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # Ray notes the cluster there
     with cluster.session_folder() as folder:
         found = Cluster(initialize_head=True, head_node_args={**common, "temp_dir": folder})
         found.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
