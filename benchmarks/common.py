@@ -16,6 +16,7 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
 import numpy as np
 import torch
@@ -64,9 +65,13 @@ def load_tools(generator: Path | None = None) -> Tools:
 def in_processes(
     work: Callable[[Item], Found], items: Sequence[Item], workers: int, title: str, threads: int | None = None
 ) -> list[Found]:
-    """What `work` gives for each item, in their order, computed by processes that share the cores out."""
+    """What `work` gives for each item, in their order, computed by processes that share the cores out.
+
+    threads: as many a process instead, of the libraries that start theirs as they are loaded, too.
+    """
     start = partial(_begin, threads or max(1, (os.cpu_count() or 1) // workers))
-    with ProcessPoolExecutor(workers, get_context("spawn"), start) as pool:
+    asked = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    with mock.patch.dict(os.environ, asked), ProcessPoolExecutor(workers, get_context("spawn"), start) as pool:
         return list(tqdm(pool.map(work, items), total=len(items), desc=title))
 
 
