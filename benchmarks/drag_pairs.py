@@ -21,17 +21,16 @@ from torch import Tensor
 from benchmarks.common import in_processes, load_tools
 from data.errors import NoFaceError
 from data.files import write_atomically
-from editing.drag import DragSettings, Edited, drag
-from editing.drag_task import CROWD
+from editing.drag import DragSettings, Edited
 from editing.masks import EYES_APART, automatic_mask
 from editing.points import Points
 from editing.published import PublishedSettings, drag_published
-from editing.watched_drag import drag_watched
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.losses import whole_face_descriptor
 from inversion.metrics import perceptual_distance
 from inversion.training.metrics import descriptors, frechet_distance
-from pipeline.locating import crowd_finder, faces_in_crop
+from pipeline.by_hand import drag_by_hand
+from pipeline.locating import faces_in_crop
 from pipeline.pictures import image_u8
 
 PAPER_PX = 512
@@ -68,14 +67,9 @@ def drag_by_default(
     size = generator.resolution
     found = automatic_mask(handles, targets, EYES_APART * size, (size, size))
     mask = None if found is None else torch.from_numpy(found)[None, None]
-    settings = DragSettings(frame_every=0)
-    if len(handles) < CROWD:
-        return drag(generator, w, noise, handles, targets, mask, settings)
     with torch.no_grad():
-        crowd = crowd_finder(image_u8(generator.synthesize(w, "const", noise)), handles)
-    if crowd is None:
-        return drag(generator, w, noise, handles, targets, mask, settings)
-    return drag_watched(generator, w, noise, crowd, handles, targets, mask, settings)
+        start = generator.synthesize(w, "const", noise)
+    return drag_by_hand(generator, w, noise, start, handles, targets, mask, DragSettings(frame_every=0))
 
 
 METHODS: dict[str, Method] = {

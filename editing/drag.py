@@ -263,17 +263,22 @@ def verdict(task: DragTask, state: DragState) -> StopReason | None:
     there = (state.distance_px <= task.stop_px) & ~state.lost
     if bool(there[task.moving].all()):
         return "arrived"
-    if state.lost_steps >= LOST_STEPS:
-        return "lost"
-    if state.rollbacks > MOST_ROLLBACKS:
-        return "diverged"
-    if state.step >= task.settings.steps:
-        return "cap"
+    if (end := forced_end(task, state)) is not None:
+        return end
     if state.step - state.mark[0] < (PACE_STEPS if paced(task) else STALL_STEPS):
         return None
     led_px = mean_way_px(task, state.mark_points, state.points)
     swings = state.way_px > task.stop_px and state.way_px > TO_AND_FRO * led_px
     return "oscillating" if swings else "stalled"
+
+
+def forced_end(task: DragTask, state: DragState) -> StopReason | None:
+    """Why the drag cannot go on, wherever its points are; None when it can."""
+    if state.lost_steps >= LOST_STEPS:
+        return "lost"
+    if state.rollbacks > MOST_ROLLBACKS:
+        return "diverged"
+    return "cap" if state.step >= task.settings.steps else None
 
 
 def paced(task: DragTask) -> bool:

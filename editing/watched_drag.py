@@ -16,17 +16,16 @@ import torch
 from torch import Tensor
 
 from editing.drag import (
-    LOST_STEPS,
     DragSettings,
     DragState,
     DragStep,
     Edited,
-    StopReason,
     advance,
     begin,
     crop_points,
     film,
     finish,
+    forced_end,
     picture,
     report,
     to_frame,
@@ -37,7 +36,6 @@ from editing.landmark_drag import Picture
 from editing.points import Points, PointsLike
 from editing.trackers import feature_from_crop
 from inversion.generators.protocol import Generator, NoiseMaps
-from inversion.optimisation import MOST_ROLLBACKS
 
 LOOK_STEPS = 5
 """Steps from one look at the picture to the next."""
@@ -86,7 +84,7 @@ def drag_watched(
         frames += film(task, state, before)
         if on_step is not None:
             on_step(report(task, state))
-        reason = _early_end(task, state)
+        reason = forced_end(task, state)
         if reason is None and state.step // LOOK_STEPS == before // LOOK_STEPS:
             continue
         seen = _seen(task, state, find)
@@ -104,15 +102,6 @@ def drag_watched(
         aimed = _paced(aimed, pace * settings.lr)
     result = replace(state, best_step=nearest.step, best_code=nearest.code.detach(), best_px=nearest_px)
     return finish(task, result, reason, tracks, frames)
-
-
-def _early_end(task: DragTask, state: DragState) -> StopReason | None:
-    """The ends that do not depend on where the points are seen."""
-    if state.lost_steps >= LOST_STEPS:
-        return "lost"
-    if state.rollbacks > MOST_ROLLBACKS:
-        return "diverged"
-    return "cap" if state.step >= task.settings.steps else None
 
 
 def _seen(task: DragTask, state: DragState, find: Finder) -> Tensor | None:

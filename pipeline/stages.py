@@ -26,7 +26,7 @@ from data.files import file_sha256
 from data.landmarks import choose_faces, find_faces
 from data.photo import Photo, PhotoFormat, read_mask
 from editing.directions import move_along, parse_direction, parse_layers, pick_direction
-from editing.drag import DragSettings, drag
+from editing.drag import DragSettings
 from editing.drag_task import Person
 from editing.landmark_drag import LandmarkSettings, drag_landmarks
 from editing.masks import EYES_APART, automatic_mask
@@ -35,7 +35,6 @@ from editing.pose import pose_drag, pose_landmarks
 from editing.presets import preset_drag, preset_landmarks
 from editing.published import PublishedSettings, drag_published
 from editing.seen_drag import drag_until_seen
-from editing.watched_drag import drag_watched
 from inversion.generators.protocol import Generator, NoiseMaps
 from inversion.identity import FaceNetwork
 from inversion.losses import Counting, Targets, psnr_db, whole_face_descriptor
@@ -43,11 +42,12 @@ from inversion.optimisation import check_numbers
 from inversion.perceptual import WHOLE_AND_FACE_VIEWS, Perceptual, cut_view
 from inversion.pivotal import Tuned, tune
 from inversion.projector import Inversion, project
+from pipeline.by_hand import drag_by_hand
 from pipeline.counting import counting_of, drawn_part, landmarks_of, mask_on_crop, mask_on_photo
 from pipeline.edits import EditStep, greatest_mask
 from pipeline.engine import Attempt, Stored
 from pipeline.frames import Draw, FrameKeeper, draw_latent, draw_weights, without_frames
-from pipeline.locating import LandmarkLocator, crowd_finder
+from pipeline.locating import LandmarkLocator
 from pipeline.optimiser_settings import projector_settings, tune_settings
 from pipeline.outputs import VIDEO, Aligned, Dragged, Fitted, Inverted, Sampled
 from pipeline.pictures import image_u8
@@ -334,12 +334,11 @@ def edit(
         else:
             person = None if face_network is None else _person(start.to(w), face_network)
             settings = settings_of(DragSettings, config)
-            watched = config.method != "points" and config.tracker != "line_search"
-            crowd = crowd_finder(image_u8(start), handles) if watched else None
-            if locator is None and crowd is not None:
-                edited = drag_watched(generator, w, noise, crowd, handles, targets, mask, settings, *told, person)
-            elif locator is None:
-                edited = drag(generator, w, noise, handles, targets, mask, settings, *told, person)
+            if locator is None:
+                watch = config.method != "points"
+                edited = drag_by_hand(
+                    generator, w, noise, start, handles, targets, mask, settings, *told, person, watch
+                )
             else:
                 moves = targets - handles
                 edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, *told, person)
