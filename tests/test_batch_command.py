@@ -202,9 +202,10 @@ def deadly(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     def give_and_kill(process: local._Process, item: WorkItem, attempt: int) -> None:
         give(process, item, attempt)
         if len(killed) < times:
-            (child,) = children()
-            killed.append(child.pid)
-            child.kill()
+            pid = process._process.pid  # its command line is not its own yet, straight after the fork
+            assert pid is not None
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
 
     monkeypatch.setattr(local._Process, "give", give_and_kill)
     return killed
