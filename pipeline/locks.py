@@ -20,6 +20,8 @@ from pipeline.claims import ClaimedError, claim
 
 LOCK_FILE = ".lock"
 POLL_S = 0.05
+NAMING_S = 1.0
+"""How long a process that holds a lock and has not yet written its name into it is waited for."""
 NO_LOCKS = frozenset(
     getattr(errno, name) for name in ("ENOLCK", "EOPNOTSUPP", "ENOTSUP", "ENOSYS") if hasattr(errno, name)
 )
@@ -110,8 +112,9 @@ def _acquire(path: Path, deadline: float) -> int:
             raise
         if not locked:
             os.close(descriptor)
-            if time.monotonic() >= deadline:
-                raise LockedError(_owner(path))
+            now, owner = time.monotonic(), _owner(path)
+            if now >= deadline and (owner or now >= deadline + NAMING_S):
+                raise LockedError(owner or "another process")
             time.sleep(POLL_S)
         elif _is_file_at(path, descriptor):
             return descriptor
@@ -126,12 +129,12 @@ def _is_file_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _owner(path: Path) -> str:
+def _owner(path: Path) -> str | None:
     try:
         owner = json.loads(path.read_text())
         return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return None
 
 
 if sys.platform == "win32":

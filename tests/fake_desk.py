@@ -174,6 +174,7 @@ class FakeDesk:
         self.log: list[ask.Request] = []
         self.left: list[Watcher] = []
         self.before_do: Callable[[ask.Request], None] = lambda request: None
+        self.before_end: Callable[[], object] = lambda: None
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -445,6 +446,7 @@ class FakeDesk:
             if steps % 10 == 0:
                 session.tell()
             self._closed.wait(DRAG_SECONDS / STEPS * self._slowness)
+        self.before_end()
         if not self._closed.is_set():
             self._finish(session, run, at, tracks, steps)
 
