@@ -58,7 +58,7 @@ LOST_STEPS = 8
 STALL_STEPS = 12  # at even steps
 PACE_STEPS = 5  # at steps that grow shorter, until they do
 STALL_GAIN = 0.015  # of the first distance: less progress than this in so many steps is none
-FIRST_PACE, FEW_FIRST_PACE, SLOWER, SLOWINGS = 2.0, 1.5, 0.5, 3
+FIRST_PACE, FEW_FIRST_PACE, SLOWER, SLOWINGS = 2.0, 1.5, 0.5, 2
 """Times the usual step size at first (of a few points: long steps change the face more, and these are near soon), and
 its factor where nothing is gained, so often before the drag has stalled."""
 TO_AND_FRO = 4.0  # times as long a way as it leads: such handles swing, and others stand

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.errors import UsageError
 from editing.drag import DragSettings, DragStep, Edited, StopReason, drag, to_frame
-from editing.drag_task import Person
+from editing.drag_task import AUTO_BLOCK_PX, CROWD, PAPER_BLOCK_PX, PAPER_R1_PX, Person, pick_resolution
 from editing.landmark_drag import ARRIVED, FILM_STEPS, LandmarkSettings, Locator, Picture, drag_landmarks
 from editing.points import Points, PointsLike, points_array
 from inversion.generators.protocol import Generator, NoiseMaps
@@ -83,7 +83,12 @@ def drag_until_seen(
     """
     settings = settings or DragSettings()
     stop_px = settings.stop_px or STOP * generator.resolution
-    settings = replace(settings, stop_px=stop_px, pace="even")
+    # What follows was measured with the paper's discs and block.
+    block = pick_resolution(
+        generator, settings.feature_resolution, PAPER_BLOCK_PX if len(moves_crop) < CROWD else AUTO_BLOCK_PX
+    )
+    r1_px = settings.r1_px or PAPER_R1_PX
+    settings = replace(settings, stop_px=stop_px, pace="even", feature_resolution=block, r1_px=r1_px)
     with torch.no_grad():
         first = locator.locate(to_frame(generator.synthesize(w, "const", noise)))
     moves = points_array(moves_crop, "moves")

@@ -145,11 +145,7 @@ def track(
     search square reaches `radius` pixels from the point and never leaves the map. `extra` has a say in the search, not
     in the refinement.
     """
-    found = search(features, template, points, offsets, radius, extra)
-    if extra is not None:
-        there = sample(features, found.points[:, None] + offsets)
-        found = Match(found.points, (there - template).square().mean(dim=(1, 2)))
-    return refine(features, template, found, offsets)
+    return refine(features, template, search(features, template, points, offsets, radius, extra), offsets)
 
 
 def search(
@@ -177,13 +173,14 @@ def _search_rows(
     points, template = points[part], template[part]
     shifts, moves = offsets.round().long(), square_offsets(radius, points)
     reach = radius + int(shifts.abs().max())
-    side = 2 * reach + 1
+    across = torch.tensor([1, 2 * reach + 1], device=points.device)
     lattice = sample(map_rows(features, part), points[:, None] + square_offsets(reach, points))
-    places = (moves.long() + reach) @ torch.tensor([1, side], device=points.device)
-    steps = shifts @ torch.tensor([1, side], device=points.device)
+    places = (moves.long() + reach) @ across
+    looked_at = places[:, None] + shifts @ across
     cost = points.new_zeros(len(points), len(moves))
-    for number, step in enumerate(steps.tolist()):
-        cost += (lattice[:, places + step] - template[:, number, None]).square().sum(dim=2)
+    for some in torch.arange(template.shape[1], device=points.device).split(max(1, CHUNK_ELEMENTS // lattice.shape[1])):
+        each = torch.arange(len(some), device=points.device)
+        cost += _squared_differences(lattice, template[:, some])[:, looked_at[:, some], each].sum(dim=2)
     cost = cost / (template.shape[1] * template.shape[2])
     if extra is not None:
         cost = cost + extra(lattice[:, places], part)
@@ -194,7 +191,14 @@ def _search_rows(
     cost = cost.masked_fill(outside, float("inf"))
     best = cost.argmin(dim=1)
     rows = torch.arange(len(points), device=points.device)
-    return Match(centres[rows, best], cost[rows, best])
+    there = lattice[rows[:, None], looked_at[best]]  # looked at again: differences of large squares are rounded
+    return Match(centres[rows, best], (there - template).square().mean(dim=(1, 2)))
+
+
+def _squared_differences(first: Tensor, second: Tensor) -> Tensor:
+    """|a - b|^2 [N, A, B] of the rows of first [N, A, C] and second [N, B, C], by one product."""
+    squares = first.square().sum(dim=2)[:, :, None] + second.square().sum(dim=2)[:, None]
+    return torch.baddbmm(squares, first, second.transpose(1, 2), alpha=-2)
 
 
 def refine(features: FeatureMap, template: Tensor, match: Match, offsets: Tensor) -> Match:

@@ -39,9 +39,9 @@ from inversion.generators.protocol import Generator, NoiseMaps
 
 LOOK_STEPS = 5
 """Steps from one look at the picture to the next."""
-FIRST_PACE, SLOWER = 1.5, 0.6
+FIRST_PACE, SLOWER = 2.0, 0.6
 """Times the usual step size at first, and from a look on that shows no gain: a crowd's way is clear, its end is not."""
-IDLE_LOOKS = 4  # that show no gain, in a row, and the drag has stalled
+IDLE_LOOKS = 3  # that show no gain, in a row, and the drag has stalled
 GAIN = 0.02  # of the first mean distance: less is none
 
 Finder = Callable[[Picture], Points | None]

@@ -280,7 +280,7 @@ def test_keep_mask_averages_to_the_feature_map() -> None:
 @pytest.mark.parametrize("move", [(6.0, -4.0), (-3.3, 0.7), (0.0, 7.5)])
 def test_drag_moves_a_part_where_it_was_asked(parts: Parts, start_w: Tensor, move: tuple[float, float]) -> None:
     target = torch.tensor([CENTRES[0]]) + torch.tensor(move)
-    edited = drag(parts, start_w, None, [CENTRES[0]], target, settings=QUICK)
+    edited = drag(parts, start_w, None, [CENTRES[0]], target, settings=replace(QUICK, stop_px=0.6))
     assert edited.stop_reason == "arrived"
     assert (parts.centres(edited.w)[0] - target[0]).norm() < 0.8
     assert edited.metrics["distance_before_px"] == pytest.approx(math.hypot(*move), abs=1e-4)
@@ -296,8 +296,9 @@ def test_drag_off_centre_point_at_a_sub_pixel_place(parts: Parts, start_w: Tenso
 
 def test_anchor_holds_the_other_part(parts: Parts, start_w: Tensor) -> None:
     handles, targets = [CENTRES[0], CENTRES[1]], [(24.0, 27.0), CENTRES[1]]
-    edited = drag(parts, start_w, None, handles, targets, settings=QUICK)
-    alone = drag(parts, start_w, None, handles[:1], targets[:1], settings=QUICK)
+    settings = replace(QUICK, stop_px=0.4)
+    edited = drag(parts, start_w, None, handles, targets, settings=settings)
+    alone = drag(parts, start_w, None, handles[:1], targets[:1], settings=settings)
     drift = (parts.centres(edited.w)[1] - torch.tensor(CENTRES[1])).norm()
     assert edited.stop_reason == "arrived"
     assert (parts.centres(edited.w)[0] - torch.tensor([24.0, 27.0])).norm() < 0.6
@@ -404,7 +405,7 @@ def test_noise_given_by_the_caller_is_used_everywhere() -> None:
     w = random_w(generator)
     rng = torch.Generator().manual_seed(9)
     noise = {k: torch.randn(v.shape, generator=rng) for k, v in generator.noise_maps().items()}
-    settings = DragSettings(steps=3, frame_every=1)
+    settings = DragSettings(steps=3, frame_every=1, r1_px=3.0)
     own = drag(generator, w, noise, [[20.0, 30.0]], [[29.0, 33.0]], settings=settings)
     registered = drag(generator, w, None, [[20.0, 30.0]], [[29.0, 33.0]], settings=settings)
     assert not torch.equal(own.w, registered.w)
@@ -644,8 +645,8 @@ def test_block_and_layers_come_from_the_generator() -> None:
     generator = tiny_generator(64)
     assert pick_resolution(generator, 0) == 64
     assert pick_resolution(tiny_generator(16), 0) == 16
-    assert [pick_resolution(Shape(size), 0) for size in (128, 256, 512, 1024)] == [128, 128, 128, 128]
-    assert [pick_resolution(Shape(512), wanted, 68) for wanted in (0, 128)] == [64, 128]
+    assert [pick_resolution(Shape(size), 0) for size in (64, 128, 256, 1024)] == [64, 128, 128, 128]
+    assert [pick_resolution(Shape(512), wanted, 64) for wanted in (0, 128)] == [64, 128]
     assert pick_layers(generator, 0, 32) == generator.ws_used_by(32) == 7
     assert pick_layers(Shape(512), 0, 128) == 9
     assert pick_layers(generator, 0, 8) == generator.ws_used_by(8) == 3

@@ -12,7 +12,18 @@ from data.errors import UsageError
 from editing import following
 from editing.drag import FEW_FIRST_PACE, FIRST_PACE, DragSettings, advance, begin, drag, pace, prepare
 from editing.drag_losses import hold_factor, motion_loss, original_share
-from editing.drag_task import FEW_HOLD, FEW_LR, FEW_R1_PX, FEW_STOP, FEW_STOP_WAY
+from editing.drag_task import (
+    CROWD,
+    FEW_HOLD,
+    FEW_LR,
+    FEW_R1_PX,
+    FEW_STOP,
+    FEW_STOP_WAY,
+    MIN_DISC_PX,
+    PAPER_R1_PX,
+    R1_PX,
+    pick_r1,
+)
 from editing.following import adapted, learned_filters
 from editing.trackers import Levels, Squares, disc_offsets, feature_from_crop, sample, search, square_offsets, track
 from inversion.generators.squares import cut_squares
@@ -177,8 +188,16 @@ def test_one_or_two_points_pull_more_of_the_face_and_hold_the_rest_more_firmly(p
         prepare(parts, start_w, None, CENTRES[:1] * count, [(40.0, 40.0)] * count, None, DragSettings(tracker=tracker))
         for count, tracker in ((2, "nearest"), (3, "nearest"), (2, "line_search"))
     )
-    assert [len(task.patch) for task in (several, line)] == [len(disc_offsets(1.0, start_w))] * 2
-    assert len(few.patch) == len(disc_offsets(FEW_R1_PX * few.resolution / 512, start_w)) > len(several.patch)
+    feature_px = few.resolution / 512
+    radii = [max(r1_px * feature_px, MIN_DISC_PX) for r1_px in (FEW_R1_PX, R1_PX, PAPER_R1_PX)]
+    assert [len(task.patch) for task in (few, several, line)] == [len(disc_offsets(r, start_w)) for r in radii]
+    assert [pick_r1(DragSettings(), count) for count in (2, 3, CROWD - 1, CROWD)] == [
+        FEW_R1_PX,
+        R1_PX,
+        R1_PX,
+        PAPER_R1_PX,
+    ]
+    assert pick_r1(DragSettings(r1_px=7.0), 1) == 7.0
     assert [hold_factor(task) for task in (few, several, line)] == [FEW_HOLD, 1.0, 1.0]
     assert (few.stop_px, several.stop_px, line.stop_px) == (pytest.approx(FEW_STOP * 0.35), 0.35, 0.35)
     evenly = [replace(task, settings=replace(task.settings, pace="even")) for task in (few, several)]
@@ -189,5 +208,5 @@ def test_a_short_way_of_one_point_is_not_taken_for_arrived(parts: Parts, start_w
     x, y = CENTRES[0]
     task = prepare(parts, start_w, None, [CENTRES[0]], [(x + 1.6, y)], None, DragSettings())
     assert task.stop_px == pytest.approx(FEW_STOP_WAY * 1.6)
-    assert prepare(parts, start_w, None, [CENTRES[0]], [(x + 1.0, y)], None, DragSettings()).stop_px == 0.35
+    assert prepare(parts, start_w, None, [CENTRES[0]], [(x + 0.8, y)], None, DragSettings()).stop_px == 0.35
     assert prepare(parts, start_w, None, [CENTRES[0]], [(x + 9.0, y)], None, DragSettings(stop_px=0.5)).stop_px == 0.5

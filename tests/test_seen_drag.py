@@ -12,6 +12,7 @@ from torch import Tensor
 from data.errors import UsageError
 from editing import seen_drag
 from editing.drag import DragSettings, DragStep, Edited, StopReason
+from editing.drag_task import PAPER_R1_PX
 from editing.landmark_drag import ARRIVED, LandmarkSettings, Picture
 from editing.points import Points
 from editing.seen_drag import ENDING_HOLDS, ENDING_ROUNDS, HOLDS, REACH_MOST, drag_until_seen, joined
@@ -182,7 +183,7 @@ def test_between_a_near_and_a_far_attempt_that_showed_less_another_is_made(
 class Grey:
     """Draws the mean of a latent as grey, which `Levels` reads as the share of the moves."""
 
-    resolution = 32
+    resolution, block_resolutions = 32, (4, 8, 16, 32)
 
     def synthesize(self, ws: Tensor, *_: object) -> Tensor:
         return torch.full((1, 3, 32, 32), min(float(ws.mean()), SHOWN_MOST) / SHOWN_MOST * 2 - 1)
@@ -197,8 +198,11 @@ def test_a_picture_before_or_beyond_an_attempt_may_show_the_moves(
     """Of all on the straight ways that show the moves the nearest to the start, even of a drag that lost the face."""
     grey, start, heard = Grey(), torch.zeros(1, 1, 4), list[tuple[Points, LandmarkSettings]]()
 
-    def drag(_grey: Grey, w: Tensor, _noise: None, handles: Points, targets: Points, *_: object) -> Edited:
-        there = w + shown * float((targets != handles).any())
+    def drag(
+        _grey: Grey, w: Tensor, _noise: None, at: Points, to: Points, _mask: None, held: DragSettings, *_: object
+    ) -> Edited:
+        assert (held.r1_px, held.feature_resolution, held.pace) == (PAPER_R1_PX, 32, "even")
+        there = w + shown * float((to != at).any())
         picture = seen_drag.to_frame(grey.synthesize(there))
         frames = [picture] * (1 + 1 // every) + [picture] if every else []
         return Edited(there, grey.synthesize(there), torch.zeros(2, 2, 2), "stalled", 1, frames, {"best_step": 1.0})
