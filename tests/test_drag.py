@@ -280,7 +280,7 @@ def test_keep_mask_averages_to_the_feature_map() -> None:
 @pytest.mark.parametrize("move", [(6.0, -4.0), (-3.3, 0.7), (0.0, 7.5)])
 def test_drag_moves_a_part_where_it_was_asked(parts: Parts, start_w: Tensor, move: tuple[float, float]) -> None:
     target = torch.tensor([CENTRES[0]]) + torch.tensor(move)
-    edited = drag(parts, start_w, None, [CENTRES[0]], target, settings=replace(QUICK, stop_px=0.6))
+    edited = drag(parts, start_w, None, [CENTRES[0]], target, settings=replace(QUICK, stop_px=0.7, pull_weight=0.0))
     assert edited.stop_reason == "arrived"
     assert (parts.centres(edited.w)[0] - target[0]).norm() < 0.8
     assert edited.metrics["distance_before_px"] == pytest.approx(math.hypot(*move), abs=1e-4)
