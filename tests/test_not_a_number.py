@@ -178,7 +178,7 @@ def broken_drag(monkeypatch: pytest.MonkeyPatch) -> Broken:
 
 def test_a_drag_takes_its_step_back_and_still_arrives(broken_drag: Broken) -> None:
     parts, w = Parts(), torch.zeros(1, Parts.num_ws, Parts.w_dim)
-    (x, y), settings = CENTRES[0], replace(QUICK, pulls=1)
+    (x, y), settings = CENTRES[0], replace(QUICK, pulls=1, stop_px=0.5)
     told: list[DragStep] = []
     broken_drag(lambda call: call == 3)
     found = drag(parts, w, None, [(x, y)], [(x + 3, y)], settings=settings, on_step=told.append)
