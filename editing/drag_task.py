@@ -248,8 +248,8 @@ def pick_r1(settings: DragSettings, points: int) -> float:
     """The radius that is pulled, in pixels of a 512 px image: `settings.r1_px`, or for 0 by the number of points.
 
     On the 64 px block, 40 pairs with five points had a face distance of 1.00 times the published way's by discs of the
-    paper's size and of 0.95 by discs of 18 px, landing as near; on the 128 px block 0.96 by the paper's, in half as
-    much time again. A crowd pins the face down by itself.
+    paper's size and of 0.95 by discs of 18 px, landing as near; on the 128 px block 0.96 by the paper's. A crowd pins
+    the face down by itself.
     """
     if settings.r1_px:
         return settings.r1_px

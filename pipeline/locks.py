@@ -112,8 +112,8 @@ def _acquire(path: Path, deadline: float) -> int:
             raise
         if not locked:
             os.close(descriptor)
-            now, owner = time.monotonic(), _owner(path)
-            if now >= deadline and (owner or now >= deadline + NAMING_S):
+            late_s = time.monotonic() - deadline
+            if late_s >= 0 and ((owner := _owner(path)) or late_s >= NAMING_S):
                 raise LockedError(owner or "another process")
             time.sleep(POLL_S)
         elif _is_file_at(path, descriptor):
@@ -130,6 +130,7 @@ def _is_file_at(path: Path, descriptor: int) -> bool:
 
 
 def _owner(path: Path) -> str | None:
+    """Who holds the lock; None while its name is not in the file."""
     try:
         owner = json.loads(path.read_text())
         return f"process {owner['pid']} on {owner['host']}"

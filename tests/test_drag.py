@@ -647,6 +647,13 @@ def test_block_and_layers_come_from_the_generator() -> None:
     assert pick_resolution(tiny_generator(16), 0) == 16
     assert [pick_resolution(Shape(size), 0) for size in (64, 128, 256, 1024)] == [64, 128, 128, 128]
     assert [pick_resolution(Shape(512), wanted, 64) for wanted in (0, 128)] == [64, 128]
+    large = tiny_generator(128, channels=8)
+    points, w = ([[60.0, 60.0]], [[70.0, 60.0]]), random_w(large)
+    lines, asked = DragSettings(tracker="line_search"), DragSettings(feature_resolution=32)
+    picked = [
+        prepare(large, w, None, *points, None, settings).resolution for settings in (DragSettings(), lines, asked)
+    ]
+    assert picked == [64, 128, 32]
     assert pick_layers(generator, 0, 32) == generator.ws_used_by(32) == 7
     assert pick_layers(Shape(512), 0, 128) == 9
     assert pick_layers(generator, 0, 8) == generator.ws_used_by(8) == 3

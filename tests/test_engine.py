@@ -203,18 +203,18 @@ def test_lock_keeps_others_out_and_names_its_owner(tmp_path: Path) -> None:
 
 
 def test_a_lock_whose_owner_has_yet_to_write_its_name_is_read_again(tmp_path: Path) -> None:
-    (tmp_path / LOCK_FILE).touch()
-    held = (tmp_path / LOCK_FILE).open("r+")
-    fcntl.flock(held, fcntl.LOCK_EX)
-    named = threading.Timer(0.2, lambda: (tmp_path / LOCK_FILE).write_text('{"pid": 7, "host": "there"}'))
-    named.start()
-    with pytest.raises(UsageError, match="in use by process 7 on there"), run_lock(tmp_path):
-        pass
-    named.join()
-    (tmp_path / LOCK_FILE).write_text("")
-    with pytest.raises(UsageError, match="in use by another process"), run_lock(tmp_path):
-        pass
-    held.close()
+    file = tmp_path / LOCK_FILE
+    file.touch()
+    with file.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        named = threading.Timer(0.2, lambda: file.write_text('{"pid": 7, "host": "there"}'))
+        named.start()
+        with pytest.raises(UsageError, match="in use by process 7 on there"), run_lock(tmp_path):
+            pass
+        named.join()
+        file.write_text("")
+        with pytest.raises(UsageError, match="in use by another process"), run_lock(tmp_path):
+            pass
 
 
 def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
