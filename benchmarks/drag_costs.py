@@ -27,10 +27,11 @@ from benchmarks.step_costs import peak_gb, random_generator
 from editing import squares
 from editing.drag import DragSettings, DragStep, DragTask, begin, drag, prepare, render_features
 from editing.drag_losses import total_loss
-from editing.drag_task import latent, maps_of
+from editing.drag_task import latent
 from editing.following import follow
 from editing.published import PublishedSettings, drag_published
 from editing.squares import near
+from editing.step_maps import maps_of
 from inversion.generators.packed import packed_convolutions
 from pipeline.memory import keep_freed_memory
 

@@ -26,7 +26,6 @@ from editing.drag_task import (
     are_few,
     distance_px,
     latent,
-    maps_of,
     prepare,
 )
 from editing.following import Trail, follow, set_out
@@ -319,7 +318,7 @@ def render_features(task: DragTask, code: Tensor, points: Tensor, step: int) -> 
         ws = latent(task, leaf)
         if plan is not None and isinstance(generator, Squared) and anchors_in_reach(task, plan.reach, points):
             return look(generator, ws, task.noise, task.resolution, plan, points, step), leaf
-        return Levels(tuple(maps_of(generator, ws, task.levels, task.noise)), task.start.scales), leaf
+        return Levels(task.maps(ws), task.start.scales), leaf
 
 
 def anchors_in_reach(task: DragTask, reach_px: float, points: Tensor) -> bool:

@@ -16,9 +16,11 @@ from editing.axes import LatentAxes, latent_axes
 from editing.following import learned_filters
 from editing.points import PointsLike, check_pairs
 from editing.squares import Plan, plan
+from editing.step_maps import Maps, can_record, step_maps
 from editing.trackers import REFINE_REACH_PX, Levels, disc_offsets, feature_from_crop, sample
 from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, Layered, NoiseMaps
+from inversion.speed import Speed, runs_fast
 
 TrackerName = Literal["nearest", "line_search", "filter"]
 Supervision = Literal["auto", "present", "original", "both", "gated"]
@@ -60,7 +62,7 @@ class DragSettings:
     (StableDrag); auto is the original for a few points and a mixture for a crowd, whose original features are seldom
     all to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
     tracking to the next. `pace` auto takes long steps at first and shorter ones where nothing is gained, even the same
-    all the way.
+    all the way. `speed` says whether feature maps are drawn in bfloat16 (`inversion.speed`); pictures never are.
     """
 
     steps: int = 120
@@ -78,6 +80,7 @@ class DragSettings:
     frame_every: int = 2
     pull_weight: float = 1.0
     identity_weight: float = 0.0
+    speed: Speed = "auto"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -87,6 +90,8 @@ class DragSettings:
         ):
             if value not in allowed:
                 raise UsageError(f"edit.{name} is {value}; it must be one of {', '.join(allowed)}.")
+        if self.speed not in get_args(Speed):
+            raise UsageError(f"A drag's speed is {self.speed}; it must be one of {', '.join(get_args(Speed))}.")
         _check_range("pulls", self.pulls, 1, 100)
         _check_range("steps", self.steps, 0, 100_000)
         _check_range("lr", self.lr, 1e-8, 10.0)
@@ -104,9 +109,10 @@ class DragTask:
 
     handles, targets [N, 2]; moving [N] bool is False for anchors, pairs that start within the stop distance; `start`
     the maps of the start at `levels`, finest first, each scaled to its standard deviation and so that all levels weigh
-    the same; template [N, K, C] what they show at the offsets patch [K, 2] round the handles; typical [N] its mean
-    squared difference to a random place; keep [1, 1, r, r] is 1 where nothing may change, or None; filters [N, C] of
-    the tracker `filter`; squares is the plan of a drag that does not compute whole maps.
+    the same; `maps` draws those of other latents; template [N, K, C] what they show at the offsets patch [K, 2] round
+    the handles; typical [N] its mean squared difference to a random place; keep [1, 1, r, r] is 1 where nothing may
+    change, or None; filters [N, C] of the tracker `filter`; squares is the plan of a drag that does not compute whole
+    maps.
     """
 
     generator: Generator
@@ -122,6 +128,7 @@ class DragTask:
     template: Tensor
     typical: Tensor
     levels: tuple[int, ...]
+    maps: Maps
     start: Levels
     stds: tuple[float, ...]
     keep: Tensor | None
@@ -144,8 +151,12 @@ def prepare(
     settings: DragSettings,
     axes: LatentAxes | None = None,
     person: Person | None = None,
+    maps: Maps | None = None,
 ) -> DragTask:
-    """Check the arguments of `drag` and compute what stays fixed; `axes` saves measuring them again."""
+    """Check the arguments of `drag` and compute what stays fixed.
+
+    axes, maps: those of another task of this generator, noise and settings, instead of measuring and recording anew.
+    """
     check_start(generator, w)
     size = generator.resolution
     start, goal = check_pairs(handles_crop, targets_crop, size)
@@ -154,10 +165,11 @@ def prepare(
     levels = pick_levels(generator, resolution)
     handles, targets = (feature_from_crop(torch.as_tensor(p).to(w), size, resolution) for p in (start, goal))
     w = w.detach()
+    draw = maps or step_maps(generator, w, levels, noise, settings.speed)
     with torch.no_grad():
-        maps = maps_of(generator, w, levels, noise)
-    stds = tuple(max(float(x.std()), 1e-8) for x in maps)
-    shown = Levels(tuple(maps), scales_of(maps, stds))
+        drawn = [x.clone() for x in draw(w)]  # recorded maps are drawn over
+    stds = tuple(max(float(x.std()), 1e-8) for x in drawn)
+    shown = Levels(tuple(drawn), scales_of(drawn, stds))
     patch = disc_offsets(max(pick_r1(settings, len(start)) * resolution / PAPER_SIZE_PX, MIN_DISC_PX), w)
     stop_px = pick_stop(settings.stop_px, size, len(start))
     if are_few(settings, len(start)) and not settings.stop_px:
@@ -165,6 +177,7 @@ def prepare(
         stop_px = max(stop_px, min(FEW_STOP * stop_px, FEW_STOP_WAY * longest_px))
     search_px = max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX)
     keep = keep_mask(mask_crop, size, resolution, settings.mask_weight, w)
+    whole = can_record(w.device) or runs_fast(w.device, settings.speed)  # squares save products, and lie elsewhere soon
     reach = search_px + REFINE_REACH_PX + float(patch.abs().max()) + MAX_STEP_PX
     return DragTask(
         generator=generator,
@@ -180,23 +193,17 @@ def prepare(
         template=sample(shown, handles[:, None] + patch),
         typical=typical_difference(shown, handles),
         levels=levels,
+        maps=draw,
         start=shown,
         stds=stds,
         keep=keep,
         patch=patch,
         search_px=search_px,
         stop_px=stop_px,
-        squares=plan(generator, w, noise, maps[0], len(start), reach, keep, shown.scales),
+        squares=None if whole else plan(generator, w, noise, drawn[0], len(start), reach, keep, shown.scales),
         filters=learned_filters(shown, handles) if settings.tracker == "filter" else None,
         person=person if settings.identity_weight else None,
     )
-
-
-def maps_of(generator: Generator, ws: Tensor, levels: tuple[int, ...], noise: NoiseMaps | None) -> list[Tensor]:
-    """The feature maps [1, C, r, r] of the levels."""
-    if len(levels) > 1 and isinstance(generator, Layered):
-        return generator.feature_maps(ws, levels, "const", noise)
-    return [generator.features(ws, level, "const", noise) for level in levels]
 
 
 def scales_of(maps: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, ...]:

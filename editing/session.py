@@ -17,6 +17,7 @@ from editing.drag import DragSettings, DragState, DragStep, DragTask, StopReason
 from editing.drag_task import check_start, latent, prepare
 from editing.points import Points, PointsLike, check_pairs
 from editing.session_file import Record, read_record, write_record
+from editing.step_maps import Maps
 from inversion.generators.protocol import Generator, NoiseMaps
 
 NO_POINTS: Points = np.zeros((0, 2))
@@ -61,6 +62,7 @@ class DragSession:
         self._generator, self._noise = generator, noise
         self._settings = settings or DragSettings()
         self._axes = latent_axes(generator, w)
+        self._maps: Maps | None = None
         self._start = w.detach().clone()
         self._edits: list[Edit] = []
         self._at = 0
@@ -238,7 +240,10 @@ class DragSession:
         return session
 
     def _prepared(self, points: tuple[Points, Points], mask: Tensor | None) -> DragTask:
-        return prepare(self._generator, self.w, self._noise, *points, mask, self._settings, self._axes)
+        here = (self._generator, self.w, self._noise)
+        task = prepare(*here, *points, mask, self._settings, self._axes, maps=self._maps)
+        self._maps = task.maps
+        return task
 
     def _turn(self, points: tuple[Points, Points], mask: Tensor | None) -> None:
         """Let the running drag go on from where it is, towards other points or with another mask."""

@@ -234,4 +234,4 @@ def _gauss_newton_step(values: Tensor, error: Tensor) -> Tensor:
     trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
     eye = torch.eye(2, dtype=values.dtype, device=values.device)
     damped = matrix + (DAMPING * trace + 1e-12)[:, None, None] * eye
-    return -torch.linalg.solve(damped, slopes @ error.flatten(1)[:, :, None])[:, :, 0]
+    return -torch.linalg.solve_ex(damped, slopes @ error.flatten(1)[:, :, None]).result[:, :, 0]

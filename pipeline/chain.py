@@ -183,7 +183,7 @@ class Chain:
         presets = self.config.measure.editability
         if not presets:
             return {}
-        outcomes = try_presets(*self._drawn(face), face.crop, presets, self.engine.console)
+        outcomes = try_presets(*self._drawn(face), face.crop, presets, self.engine.console, self.setup.config.speed)
         if not outcomes:
             self.engine.console.warn("the editability is not measured: no face is found in the reconstruction")
         return editability_figures("invert" if face.fitted is None else "tuned", outcomes)

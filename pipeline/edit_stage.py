@@ -82,6 +82,7 @@ class EditStage:
             "mask": painted_hash(told["mask"]) if "mask" in told else stages.mask_hash(config.mask),
             "config": settings,
             "before": [step.told for step in steps[:-1]],
+            **({"fast": True} if self.setup.fast and config.direction is None else {}),
         } | {f"like{i}": stages.mask_hash(step.config.like) for i, step in enumerate(steps) if step.config.like}
 
     def obtain(self, steps: Sequence[EditStep], title: str, known_key: str | None = None) -> Stored[Dragged]:
@@ -96,7 +97,7 @@ class EditStage:
         network = setup.models.face_network(setup.device) if config.identity_weight else None
         done, count = self._done_before(steps)
         dragged = stages.edit_in_a_row(
-            *self.draw(), self.face.crop, steps, self.engine.console, title, network, done, count
+            *self.draw(), self.face.crop, steps, self.engine.console, title, network, done, count, setup.config.speed
         )
         if self.face.inverted is None:
             return dragged

@@ -51,6 +51,7 @@ def try_presets(
     crop: Crop,
     presets: Sequence[str],
     console: Console,
+    speed: str = "auto",
 ) -> dict[str, PresetOutcome]:
     """Drag one picture by each preset at strength 1 with the default settings, every time from its start.
 
@@ -70,7 +71,7 @@ def try_presets(
             if largest_move(asked, crop, before) < LEAST_MOVE:
                 continue
             title = f"measure {preset}"
-            dragged = stages.edit(generator, w, noise, image, crop, asked, config, console, title)
+            dragged = stages.edit(generator, w, noise, image, crop, asked, config, console, title, speed=speed)
             found[preset] = preset_outcome(preset, picture, before, image_u8(dragged.edited.image))
         except PhotodragError as error:
             console.warn(f"the editability by {preset} is not measured: {error}")

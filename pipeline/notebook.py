@@ -208,8 +208,8 @@ class Retouch:
         key = self._key or ""
         if self._session is None or self._session[0] != key:
             generator, w, noise, _ = self._sitting.drawn
-            here = self._dragged()
-            settings = settings_of(DragSettings, self._sitting.config.edit)
+            here, config = self._dragged(), self._sitting.config
+            settings = settings_of(DragSettings, config.edit, speed=config.speed)
             start = w if here is None else here.edited.w.to(w)
             self._session = key, DragSession(generator, start, noise, settings)
         return self._session[1]

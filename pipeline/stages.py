@@ -309,11 +309,12 @@ def edit(
     console: Console,
     title: str,
     face_network: FaceNetwork | None = None,
+    speed: str = "auto",
 ) -> Dragged:
     """The drag on the (tuned) generator, or the way along its direction; `start` [1, 3, R, R] is the picture before.
 
     A preset or a pose is dragged until its landmarks are seen to arrive, unless `edit.method` says otherwise or no face
-    is found in `start`. The face network is needed where `edit.identity_weight` is not 0.
+    is found in `start`. The face network is needed where `edit.identity_weight` is not 0; `speed` is of feature maps.
     """
     if config.direction is not None:
         direction, layers, every = parse_direction(config.direction), config.direction_layers, config.frame_every
@@ -333,7 +334,7 @@ def edit(
             targets = edited.tracks[0].double().numpy() + moves
         else:
             person = None if face_network is None else _person(start.to(w), face_network)
-            settings = settings_of(DragSettings, config)
+            settings = settings_of(DragSettings, config, speed=speed)
             if locator is None:
                 watch = config.method != "points"
                 edited = drag_by_hand(
@@ -358,6 +359,7 @@ def edit_in_a_row(
     face_network: FaceNetwork | None = None,
     done: Stored[Dragged] | None = None,
     count: int = 0,
+    speed: str = "auto",
 ) -> Dragged:
     """Several edits, each from where the one before ended, as one: the last one's points, the film of all, and a mask
     that lets change what any of them may change. The first `count` are `done` already."""
@@ -366,7 +368,8 @@ def edit_in_a_row(
     for number, step in enumerate(steps[count:], count + 1):
         name = title if len(steps) == 1 else f"{title} {number}/{len(steps)}"
         here = (made[-1].edited.w.to(w), made[-1].edited.image) if made else (w, start)
-        made.append(edit(generator, here[0], noise, here[1], crop, step.drag, step.config, console, name, face_network))
+        drawn = (generator, here[0], noise, here[1])
+        made.append(edit(*drawn, crop, step.drag, step.config, console, name, face_network, speed))
         before = thinned([*before, *made[-1].film()]) if number < len(steps) else thinned(before)
     told = tuple(step.told for step in steps)
     return replace(made[-1], start=start, mask=greatest_mask(steps), told=told, before=before)
@@ -395,9 +398,10 @@ def without_rest(dragged: Dragged, inverted: Inverted, alignment: Alignment) -> 
     return replace(dragged, mask=rest if dragged.mask is None else np.multiply(dragged.mask, rest, out=rest))
 
 
-def settings_of(kind: type[S], config: EditConfig) -> S:
-    """The settings of a way to drag, whose fields have the names of the config's."""
-    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})
+def settings_of(kind: type[S], config: EditConfig, **others: Any) -> S:
+    """The settings of a way to drag, whose fields have the names of the config's, but for `others`."""
+    shared = (field.name for field in fields(kind) if field.name not in others)
+    return kind(**{name: getattr(config, name) for name in shared}, **others)
 
 
 def _landmark_settings(config: EditConfig) -> LandmarkSettings:

@@ -10,8 +10,8 @@ import torch
 from editing import squares as drag_squares
 from editing.drag import DragSettings, Edited, begin, drag, prepare
 from editing.drag_losses import kept_loss
-from editing.drag_task import maps_of
 from editing.squares import Seen
+from editing.step_maps import maps_of
 from editing.trackers import Levels, Squares, disc_offsets, sample, track
 from inversion.generators import squares as generator_squares
 from inversion.generators.squares import cut_squares

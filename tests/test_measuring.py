@@ -139,7 +139,7 @@ def test_editability_is_the_share_of_presets_that_moved_far_enough() -> None:
 def dragged_to(image: Tensor) -> Any:
     """A drag that ends in the given picture, whatever was asked."""
 
-    def edit(_generator: Any, w: Tensor, _noise: Any, start: Tensor, *_: Any) -> Dragged:
+    def edit(_generator: Any, w: Tensor, _noise: Any, start: Tensor, *_: Any, speed: str) -> Dragged:
         edited = Edited(w, image, torch.zeros(1, 1, 2), "cap", 1, [], {})
         return Dragged(edited, start, np.zeros((1, 2)), None, 1, 24)
 

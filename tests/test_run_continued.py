@@ -53,6 +53,21 @@ def test_from_run_can_be_continued_after_a_failed_attempt(out: Path) -> None:
     assert all(reused for _, reused in stage_entries(folder))
 
 
+def test_edits_drawn_in_bfloat16_are_computed_anew_and_exact_ones_are_not(out: Path) -> None:
+    folder = run_dir(out)
+    edit = EditConfig(points=POINTS, steps=8, lr=0.05)
+    config = RunConfig(stages=["edit", "blend"], from_run=str(folder), edit=edit, threads=1, progress=False)
+    run(replace(config, speed="exact"))
+    assert all(reused for _, reused in stage_entries(folder))
+    exact = cv2.imread(str(folder / "edited.png")).astype(float)
+    run(replace(config, speed="fast"))
+    assert stage_entries(folder)[-2:] == [("edit", False), ("blend", False)]
+    fast = cv2.imread(str(folder / "edited.png")).astype(float)
+    assert 0 < np.abs(fast - exact).mean() < 3
+    run(replace(config, speed="fast"))
+    assert all(reused for _, reused in stage_entries(folder)[-2:])
+
+
 def test_missing_stage_names_the_command_that_makes_it(generator: Path, tmp_path: Path) -> None:
     run(short_config(generator, tmp_path, stages=["align"]))
     folder = run_dir(tmp_path)

@@ -1,0 +1,188 @@
+"""Steps a second of drags on a device, and whether its faster ways land where the exact one lands.
+
+    python benchmarks/drag_device.py [--device cuda] [--resolution 1024] [--rounds 3] [--pairs 24] [--json F]
+
+Five points and a mask on a random-weight StyleGAN2: DragGAN as published, and our drag with its maps drawn anew or
+recorded, in float32 or bfloat16, in turns in one process; a step ends when the device has done it, and recording counts
+for the start of a drag. Then drags on the embedded generator, of places where aligned faces have eyes, nose and mouth:
+how far from their targets the exact and the fast ones end, by the exact features. Nothing here needs dlib, LPIPS or
+Hydra, so a machine lent for an hour can run it with PyTorch, NumPy and safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
+
+import torch
+from torch import Tensor
+
+from editing import step_maps as drawing
+from editing.drag import DragSettings, DragStep, begin, drag, prepare
+from editing.published import PublishedSettings, drag_published
+from inversion.generators.checkpoint import load_generator
+from inversion.generators.protocol import Generator
+from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from inversion.speed import Speed
+
+WARM_UP = 2
+POINTS = ((0.37, 0.47), (0.63, 0.47), (0.5, 0.62), (0.41, 0.72), (0.59, 0.72))
+"""Eyes, nose tip and mouth corners of an aligned face, in shares of its side."""
+MOVE = 0.04  # of the side, at most either way
+WAYS: dict[str, tuple[Speed, bool]] = {
+    "plain": ("exact", False),
+    "recorded": ("exact", True),
+    "fast_plain": ("fast", False),
+    "fast": ("fast", True),
+}
+"""Speed and whether steps are recorded."""
+
+
+def asked(size: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Handles and targets [5, 2] in pixels, and a mask [1, 1, R, R] of the middle."""
+    rng = torch.Generator().manual_seed(seed)
+    handles = torch.tensor(POINTS) * (size - 1)
+    targets = handles + MOVE * size * (2 * torch.rand(len(handles), 2, generator=rng) - 1)
+    mask = torch.zeros(1, 1, size, size, device=device)
+    mask[..., size // 4 : 7 * size // 8, size // 5 : 4 * size // 5] = 1.0
+    return handles.to(device), targets.to(device), mask
+
+
+def latent_of(generator: Generator, seed: int, psi: float = 0.7) -> Tensor:
+    """A latent [1, L, D] of a seed."""
+    z = torch.randn(1, generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    return generator.map(z.to(generator.w_avg), truncation_psi=psi).detach()
+
+
+def timed_steps(device: torch.device, run: Callable[[Callable[[DragStep], None]], object]) -> float:
+    """Median seconds of a step of the drag that `run` makes, without the first."""
+    ends: list[float] = []
+
+    def watch(_: DragStep) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ends.append(time.perf_counter())
+
+    run(watch)
+    steps = [after - before for before, after in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False)]
+    return statistics.median(steps)
+
+
+def step_figures(device: torch.device, resolution: int, steps: int, rounds: int) -> dict[str, float]:
+    """Seconds of a step by every way, the memory each takes at most, and steps a second by the default one."""
+    torch.manual_seed(0)
+    generator = StyleGAN2(StyleGAN2Config(resolution)).eval().requires_grad_(False).to(device)
+    w = latent_of(generator, 0)
+    points = asked(resolution, 1, device)
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
+
+    def measure(name: str, run: Callable[[Callable[[DragStep], None]], object]) -> None:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds.setdefault(name, []).append(timed_steps(device, run))
+        if device.type == "cuda":
+            memory[name] = torch.cuda.max_memory_allocated(device) / 1e9
+
+    total = steps + WARM_UP
+    paper = PublishedSettings(steps=total, stop_px=1e-6, frame_every=0)
+    for _ in range(rounds):
+        measure("published", lambda watch: drag_published(generator, w, None, *points, paper, watch))
+        for name, (speed, record) in WAYS.items():
+            settings = DragSettings(steps=total, stop_px=1e-6, frame_every=0, speed=speed)
+            with mock.patch.object(drawing, "can_record", lambda d, record=record: record and d.type == "cuda"):
+                measure(name, lambda watch, s=settings: drag(generator, w, None, *points, s, watch))
+    found = {f"seconds_{name}_{resolution}": statistics.median(row) for name, row in seconds.items()}
+    found |= {f"memory_gb_{name}_{resolution}": most for name, most in memory.items()}
+    found[f"steps_per_s_{resolution}"] = 1.0 / found[f"seconds_fast_{resolution}"]
+    found[f"step_speedup_{resolution}"] = found[f"seconds_published_{resolution}"] / found[f"seconds_fast_{resolution}"]
+    if device.type == "cuda":
+        found["recorded"] = float(is_recorded(generator, w))
+        started = time.perf_counter()
+        begin(prepare(generator, w, None, *points, DragSettings(frame_every=0)))
+        torch.cuda.synchronize(device)
+        found["seconds_to_start"] = time.perf_counter() - started
+    return found
+
+
+def is_recorded(generator: Generator, w: Tensor) -> bool:
+    """Whether the maps of this generator are played, and not drawn anew because they could not be recorded."""
+    plain: list[drawing.Maps] = []
+    real = drawing.recorded
+
+    def told(drawn: drawing.Maps, like: Tensor) -> drawing.Maps:
+        plain.append(drawn)
+        return real(drawn, like)
+
+    with mock.patch.object(drawing, "recorded", told):
+        found = drawing.step_maps(generator, w, (64, 32), None)
+    return bool(plain) and found is not plain[0]
+
+
+def landing_figures(device: torch.device, pairs: int) -> dict[str, float]:
+    """Of drags on the embedded generator by every way: mean distance left in pixels of 512, share that arrived, mean
+    move of the latent; and how far the ends lie from those of `plain`, in pixels of 512."""
+    folder = Path(__file__).resolve().parents[1] / "data" / "embedded"
+    generator = load_generator(next(folder.glob("*.safetensors")))[0].to(device)
+    scale = 512 / generator.resolution
+    found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in WAYS}
+    for number in range(pairs):
+        w, points = latent_of(generator, number), asked(generator.resolution, number, device)
+        ends: dict[str, Tensor] = {}
+        for name, (speed, record) in WAYS.items():
+            settings = DragSettings(frame_every=0, speed=speed)
+            with mock.patch.object(drawing, "can_record", lambda d, record=record: record and d.type == "cuda"):
+                edited = drag(generator, w, None, *points, settings)
+            ends[name] = edited.tracks[int(edited.metrics["best_step"])]
+            found[name].append(
+                (
+                    edited.metrics["distance_after_px"] * scale,
+                    float(edited.stop_reason == "arrived"),
+                    edited.metrics["latent_move"],
+                    float((ends[name] - ends["plain"]).norm(dim=1).mean()) * scale,
+                )
+            )
+    names = ("after_px", "arrived", "latent_move", "from_plain_px")
+    return {
+        f"{what}_{name}": statistics.fmean(row[number] for row in rows)
+        for name, rows in found.items()
+        for number, what in enumerate(names)
+    }
+
+
+def main() -> None:
+    """Measure and print, and write a JSON file when one is named."""
+    parser = argparse.ArgumentParser(description="Steps a second of drags on a device.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--resolution", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    told: dict[str, object] = {"device": name, "torch": torch.__version__}
+    parts: list[Callable[[], dict[str, float]]] = []
+    if arguments.rounds:
+        parts.append(lambda: step_figures(device, arguments.resolution, arguments.steps, arguments.rounds))
+    if arguments.pairs:
+        parts.append(lambda: landing_figures(device, arguments.pairs))
+    for part in parts:
+        told |= part()
+        for key, value in told.items():
+            print(f"{key:28} {value}")
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
