@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from inversion.generators.frozen import is_frozen, once
 from inversion.generators.protocol import Generator
 
 SAMPLES = 2048
@@ -25,7 +26,21 @@ class LatentAxes:
 
 
 def latent_axes(generator: Generator, like: Tensor, samples: int = SAMPLES) -> LatentAxes:
-    """Principal axes of mapped latents (w of normal z; labels all zero), in the dtype and on the device of `like`."""
+    """Principal axes of mapped latents (w of normal z; labels all zero), in the dtype and on the device of `like`.
+
+    Of a frozen mapping network they are measured once and kept while it lives unchanged: at 512 dimensions they take as
+    long as some steps of a drag.
+    """
+    mapping = getattr(generator, "mapping", None)
+    weights = list(mapping.parameters()) if isinstance(mapping, nn.Module) else []
+    if not weights or not all(is_frozen(weight) for weight in weights):
+        return _measured(generator, like, samples)
+    states = [(weight.data_ptr(), weight._version) for weight in weights]
+    name = f"axes of {samples}, {like.dtype}, {like.device}, {states}"
+    return once(weights[0], name, lambda: _measured(generator, like, samples))
+
+
+def _measured(generator: Generator, like: Tensor, samples: int) -> LatentAxes:
     rng = torch.Generator().manual_seed(SEED)
     z = torch.randn(samples, generator.z_dim, generator=rng).to(like)
     labels = like.new_zeros(samples, generator.c_dim) if generator.c_dim else None

@@ -681,6 +681,20 @@ def test_latent_axes_have_the_spread_of_mapped_latents() -> None:
     assert torch.equal(axes.move(torch.zeros(1, 3, generator.w_dim)), torch.zeros(1, 3, generator.w_dim))
 
 
+def test_latent_axes_are_kept_while_the_mapping_network_is_the_same() -> None:
+    generator, like = tiny_generator(), torch.zeros(1)
+    first = latent_axes(generator, like)
+    assert latent_axes(generator, like) is first
+    assert latent_axes(generator, like, samples=64) is not first
+    with torch.no_grad():
+        next(reversed(list(generator.mapping.parameters()))).add_(1.0)
+    moved = latent_axes(generator, like)
+    assert not torch.equal(moved.basis, first.basis)
+    generator.mapping.requires_grad_(True)
+    assert latent_axes(generator, like) is not latent_axes(generator, like)
+    assert torch.equal(latent_axes(generator, like).basis, moved.basis)
+
+
 # --- the session ----------------------------------------------------------------------------------------------------
 
 
