@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 import torch
 from torch import Tensor
 
+from editing import squares
 from editing import step_maps as drawing
 from editing.drag import DragSettings, DragStep, begin, drag, prepare
 from editing.published import PublishedSettings, drag_published
@@ -113,6 +115,24 @@ def step_figures(device: torch.device, resolution: int, steps: int, rounds: int)
     return found
 
 
+def host_figures(device: torch.device, steps: int) -> dict[str, float]:
+    """Seconds of a step of a generator of one channel up to the 64 px block, drawn anew and, on CUDA, recorded: no
+    arithmetic to speak of, so what the host takes to ask for a step."""
+    torch.manual_seed(0)
+    config = StyleGAN2Config(64, z_dim=32, w_dim=32, channel_base=64, channel_max=1, mapping_layers=2)
+    generator = StyleGAN2(config).eval().requires_grad_(False).to(device)
+    w, points, found = latent_of(generator, 0), asked(64, 1, device), {}
+    settings = DragSettings(steps=steps + WARM_UP, stop_px=1e-6, frame_every=0, pace="even", r1_px=20.0, speed="exact")
+    for name, record in (("plain", False), *([("recorded", True)] if device.type == "cuda" else [])):
+        with (
+            mock.patch.object(drawing, "can_record", lambda d, record=record: record and d.type == "cuda"),
+            mock.patch.object(squares, "WORTHWHILE", 0.0),
+        ):
+            run = partial(drag, generator, w, None, *points, settings)
+            found[f"seconds_host_{name}"] = timed_steps(device, run)
+    return found
+
+
 def is_recorded(generator: Generator, w: Tensor) -> bool:
     """Whether the maps of this generator are played, and not drawn anew because they could not be recorded."""
     plain: list[drawing.Maps] = []
@@ -173,6 +193,7 @@ def main() -> None:
     told: dict[str, object] = {"device": name, "torch": torch.__version__}
     parts: list[Callable[[], dict[str, float]]] = []
     if arguments.rounds:
+        parts.append(lambda: host_figures(device, arguments.steps))
         parts.append(lambda: step_figures(device, arguments.resolution, arguments.steps, arguments.rounds))
     if arguments.pairs:
         parts.append(lambda: landing_figures(device, arguments.pairs))

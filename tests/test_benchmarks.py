@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import drag_returns
 from benchmarks.common import tell
+from benchmarks.drag_pairs import Made, Outcome
 from benchmarks.drag_photos import PhotoDrag, by_preset, figures_of
+from benchmarks.drag_single import single_figures
 from benchmarks.generator import is_sane, median_ms, share_of
 from benchmarks.preset_sheet import COLUMNS, NAMES, TILE_PX, preset_sheet
 from pipeline.pictures import sheet
@@ -96,6 +99,23 @@ def test_ways_there_and_back_are_compared_by_their_means() -> None:
     assert figures["returns_nearer_ours"] == figures["returns_cap_published"] == 0.5
     assert figures["returns"] == 2
     assert drag_returns.figures_of([]) == {"returns": 0.0}
+
+
+def test_single_points_are_compared_by_their_means() -> None:
+    def outcome(after_px: float, identity: float, reason: str) -> Outcome:
+        made = Made(torch.zeros(1), None, 0.1, 10, reason)
+        return Outcome(8.0, after_px, identity, 0.02, None, torch.zeros(2, 128), made)
+
+    rows = [
+        {"published": outcome(6.0, 0.1, "arrived"), "ours": outcome(2.0, 0.2, "stalled")},
+        {"published": outcome(2.0, 0.3, "arrived"), "ours": outcome(2.0, 0.1, "arrived")},
+    ]
+    found = single_figures(rows)
+    assert (found["pairs"], found["before_px"]) == (2, 8.0)
+    assert (found["after_px_published"], found["after_px_ours"], found["after_px_ratio"]) == (4.0, 2.0, 0.5)
+    assert found["identity_ratio"] == pytest.approx(0.75)
+    assert (found["outside_ratio"], found["steps_ours"]) == (1.0, 10)
+    assert (found["arrived_published"], found["arrived_ours"]) == (1.0, 0.5)
 
 
 def test_a_sheet_of_presets_has_a_tile_for_each() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from benchmarks import drag_device
 from editing import step_maps as drawing
 from editing.drag import DragStep
+from inversion.generators.stylegan2 import StyleGAN2
 from tests.tiny import tiny_generator
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,19 @@ def test_every_way_is_timed_by_the_same_steps() -> None:
     assert all(found[f"seconds_{way}_32"] > 0 for way in ways)
     assert found["steps_per_s_32"] == 1.0 / found["seconds_fast_32"]
     assert found["step_speedup_32"] == found["seconds_published_32"] / found["seconds_fast_32"]
+
+
+def test_what_the_host_takes_is_timed_without_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels: list[int] = []
+    real = drag_device.drag
+
+    def seen(generator: StyleGAN2, *rest: Any, **more: Any) -> Any:
+        channels.extend(generator.config.channels(r) for r in generator.block_resolutions)
+        return real(generator, *rest, **more)
+
+    monkeypatch.setattr(drag_device, "drag", seen)
+    assert drag_device.host_figures(torch.device("cpu"), steps=3)["seconds_host_plain"] > 0
+    assert set(channels) == {1}
 
 
 def test_a_step_is_the_time_from_one_to_the_next_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
