@@ -49,6 +49,7 @@ __all__ = [
     "drag",
     "prepare",
     "verdict",
+    "walk",
 ]
 
 StopReason = Literal["arrived", "cap", "stalled", "oscillating", "lost", "stopped", "diverged"]
@@ -155,8 +156,18 @@ def drag(
     the least mean distance between tracked handles and targets.
     UsageError for points, masks, latents or settings that do not fit the generator.
     """
-    settings = settings or DragSettings()
-    task = prepare(generator, w, noise, handles_crop, targets_crop, mask_crop, settings, person=person)
+    task = prepare(
+        generator, w, noise, handles_crop, targets_crop, mask_crop, settings or DragSettings(), person=person
+    )
+    return finish(task, *walk(task, on_step, should_stop))
+
+
+def walk(
+    task: DragTask,
+    on_step: Callable[[DragStep], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[DragState, StopReason, list[Tensor], list[NDArray[np.uint8]]]:
+    """Steps from the start to the end of a task: the last state, why it was the last, and points and frames so far."""
     state = begin(task)
     tracks, frames = [crop_points(task, state)], film(task, state, -1)
     while (reason := verdict(task, state)) is None:
@@ -168,7 +179,7 @@ def drag(
         frames += film(task, state, before)
         if on_step is not None:
             on_step(report(task, state))
-    return finish(task, state, reason, tracks, frames)
+    return state, reason, tracks, frames
 
 
 def begin(task: DragTask) -> DragState:

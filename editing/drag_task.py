@@ -34,7 +34,7 @@ AUTO_BLOCK_PX = 64  # the one that is chosen when none is asked for
 CROWD = 20  # points that pin the face down by themselves
 CROWD_HOLD = 3.5  # times the weight of the mask for a crowd, whose terms would overrule it
 FEW = 3  # points, anchors among them, below which they are so few that all the rest may change
-FEW_R1_PX, R1_PX, PAPER_R1_PX = 30.0, 20.0, 3.0  # radius that is pulled at a handle, in pixels of a 512 px image
+FEW_R1_PX, R1_PX, PAPER_R1_PX = 30.0, 25.0, 3.0  # radius that is pulled at a handle, in pixels of a 512 px image
 FEW_HOLD, FEW_LR = 4.0, 1.25  # times the weight of the mask and the step size for a few
 FEW_STOP, FEW_STOP_WAY = 4.0, 0.4  # for a few: times the stop distance, but no more than this share of the way
 LAYOUT_BLOCK_PX = 64  # blocks above it draw texture and colour, not layout
@@ -255,8 +255,8 @@ def pick_r1(settings: DragSettings, points: int) -> float:
     """The radius that is pulled, in pixels of a 512 px image: `settings.r1_px`, or for 0 by the number of points.
 
     On the 64 px block, 40 pairs with five points had a face distance of 1.00 times the published way's by discs of the
-    paper's size and of 0.95 by discs of 18 px, landing as near; on the 128 px block 0.96 by the paper's. A crowd pins
-    the face down by itself.
+    paper's size, of 0.95 by discs of 18 px and of 0.93 by 25 px, landing as near; on the 128 px block 0.96 by the
+    paper's. A crowd pins the face down by itself.
     """
     if settings.r1_px:
         return settings.r1_px

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.errors import NoFaceError
+from data.errors import ModelError, NoFaceError
 from data.landmarks import Face, find_faces, steady_landmarks
 from editing.drag_task import CROWD
 from editing.presets import face_frame
@@ -28,6 +28,16 @@ SEARCH_SIDE_PX = 1024
 def faces_in_crop(picture: np.ndarray) -> list[Face]:
     """The faces of a crop's picture [R, R, 3] uint8 RGB, largest first; NoFaceError when there is none."""
     return find_faces(picture, max(1, SEARCH_SIDE_PX // picture.shape[0]).bit_length() - 1)
+
+
+def shows_face(picture: np.ndarray) -> bool:
+    """Whether a face is found in a crop's picture [R, R, 3] uint8 RGB; True, too, where nothing is there to find it."""
+    try:
+        return bool(faces_in_crop(picture))
+    except NoFaceError:
+        return False
+    except ModelError:
+        return True
 
 
 class LandmarkLocator:

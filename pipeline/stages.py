@@ -340,6 +340,9 @@ def edit(
                 edited = drag_by_hand(
                     generator, w, noise, start, handles, targets, mask, settings, *told, person, watch
                 )
+                if "face_kept" in edited.metrics:
+                    share = edited.metrics["face_kept"]
+                    console.warn(f"{title}: no face is seen beyond {share:.0%} of its way, so it ends there")
             else:
                 moves = targets - handles
                 edited = drag_until_seen(generator, w, noise, locator, moves, mask, settings, *told, person)
