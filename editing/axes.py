@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inversion.generators.frozen import is_frozen, once
+from inversion.generators.frozen import is_frozen, once, states_of
 from inversion.generators.protocol import Generator
 
 SAMPLES = 2048
@@ -35,8 +35,7 @@ def latent_axes(generator: Generator, like: Tensor, samples: int = SAMPLES) -> L
     weights = list(mapping.parameters()) if isinstance(mapping, nn.Module) else []
     if not weights or not all(is_frozen(weight) for weight in weights):
         return _measured(generator, like, samples)
-    states = [(weight.data_ptr(), weight._version) for weight in weights]
-    name = f"axes of {samples}, {like.dtype}, {like.device}, {states}"
+    name = f"axes of {samples}, {like.dtype}, {like.device}, {states_of(mapping)}"
     return once(weights[0], name, lambda: _measured(generator, like, samples))
 
 

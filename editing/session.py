@@ -18,6 +18,7 @@ from editing.drag_task import check_start, latent, prepare
 from editing.points import Points, PointsLike, check_pairs
 from editing.session_file import Record, read_record, write_record
 from editing.step_maps import Maps
+from inversion.generators.frozen import states_of
 from inversion.generators.protocol import Generator, NoiseMaps
 
 NO_POINTS: Points = np.zeros((0, 2))
@@ -62,7 +63,7 @@ class DragSession:
         self._generator, self._noise = generator, noise
         self._settings = settings or DragSettings()
         self._axes = latent_axes(generator, w)
-        self._maps: Maps | None = None
+        self._maps: tuple[object, Maps] | None = None  # and the weights that they were recorded with
         self._start = w.detach().clone()
         self._edits: list[Edit] = []
         self._at = 0
@@ -240,9 +241,10 @@ class DragSession:
         return session
 
     def _prepared(self, points: tuple[Points, Points], mask: Tensor | None) -> DragTask:
-        here = (self._generator, self.w, self._noise)
-        task = prepare(*here, *points, mask, self._settings, self._axes, maps=self._maps)
-        self._maps = task.maps
+        here, weights = (self._generator, self.w, self._noise), states_of(self._generator)
+        maps = self._maps[1] if self._maps is not None and self._maps[0] == weights else None
+        task = prepare(*here, *points, mask, self._settings, self._axes, maps=maps)
+        self._maps = weights, task.maps
         return task
 
     def _turn(self, points: tuple[Points, Points], mask: Tensor | None) -> None:

@@ -213,6 +213,16 @@ def test_a_session_records_once(generator: StyleGAN2, w: Tensor, tapes: list[Tap
     assert len(tapes) == 2
 
 
+def test_a_session_records_again_what_other_weights_draw(w: Tensor, tapes: list[Tape]) -> None:
+    generator = tiny_generator(128, channels=12)
+    session = DragSession(generator, w, settings=SETTINGS)
+    session.start(HANDLES, TARGETS)
+    with torch.no_grad():
+        generator.synthesis.block(16).conv1.weight.mul_(1.1)
+    session.start(HANDLES, TARGETS)
+    assert len(tapes) == 2
+
+
 def test_what_cannot_be_recorded_is_drawn_anew(
     generator: StyleGAN2, w: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,12 @@ def is_frozen(weight: Tensor) -> bool:
     return isinstance(weight, nn.Parameter) and not weight.requires_grad and not weight.is_inference()
 
 
+def states_of(module: object) -> tuple[tuple[int, int], ...]:
+    """What differs when a module's weights were moved or changed: the memory and the version of each."""
+    weights = module.parameters() if isinstance(module, nn.Module) else ()
+    return tuple((weight.data_ptr(), weight._version) for weight in weights)
+
+
 def once(weight: Tensor, name: str, make: Callable[[], T]) -> T:
     """What `make` makes of a weight: kept under that name while a frozen one lives unchanged, else made anew."""
     if not is_frozen(weight):
