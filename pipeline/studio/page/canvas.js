@@ -12,6 +12,7 @@ const LOUPE_PX = 58;
 const LOUPE_ZOOM = 2;
 const DIM_PAINTING = 0.62;
 const DIM = 0.2;
+const LABEL_X_PX = 46; // at the left: the zoom bar lies at the right, and over the middle of a narrow pane
 
 /** Keeps a canvas drawn; `parts` has pictures, regions and mask(); `drawn(live)` comes after each drawing. */
 export function createCanvas(canvas, store, parts, drawn) {
@@ -95,7 +96,7 @@ function paintPane(context, values, parts, pane, first) {
   if (mask?.used && !values.peek && !first && values.mode !== "wipe") paintShade(context, values, mask, brushing);
   paintOverlay(context, values);
   if (values.loupe) paintLoupe(context, values, parts, pane, original ? "original" : "result");
-  if (values.mode === "side") label(context, first ? "Original" : "Result", pane.width / 2, pane.height - 18);
+  if (values.mode === "side") label(context, first ? "Original" : "Result", LABEL_X_PX, pane.height - 18);
   if (brushing && values.pointer) paintBrush(context, values.pointer, values.brush, values.tool === "eraser");
 }
 
