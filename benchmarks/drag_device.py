@@ -5,8 +5,9 @@
 Five points and a mask on a random-weight StyleGAN2: DragGAN as published, and our drag with its maps drawn anew or
 recorded, in float32 or bfloat16, in turns in one process; a step ends when the device has done it, and recording counts
 for the start of a drag. Then drags on the embedded generator, of places where aligned faces have eyes, nose and mouth:
-how far from their targets the exact and the fast ones end, by the exact features. Nothing here needs dlib, LPIPS or
-Hydra, so a machine lent for an hour can run it with PyTorch, NumPy and safetensors.
+how far from their targets the exact and the fast ones end, each by its own tracker, and how far from one another. On a
+processor nothing is recorded, and the ways that would be are the others once more. Nothing here needs dlib, LPIPS or
+Hydra, so a machine with PyTorch, NumPy and safetensors can run it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def latent_of(generator: Generator, seed: int, psi: float = 0.7) -> Tensor:
 
 
 def timed_steps(device: torch.device, run: Callable[[Callable[[DragStep], None]], object]) -> float:
-    """Median seconds of a step of the drag that `run` makes, without the first."""
+    """Median seconds of a step of the drag that `run` makes, without the first WARM_UP."""
     ends: list[float] = []
 
     def watch(_: DragStep) -> None:

@@ -40,6 +40,7 @@ def latent_axes(generator: Generator, like: Tensor, samples: int = SAMPLES) -> L
 
 
 def _measured(generator: Generator, like: Tensor, samples: int) -> LatentAxes:
+    """The axes of so many samples, whatever was kept."""
     rng = torch.Generator().manual_seed(SEED)
     z = torch.randn(samples, generator.z_dim, generator=rng).to(like)
     labels = like.new_zeros(samples, generator.c_dim) if generator.c_dim else None

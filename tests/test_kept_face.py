@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -130,10 +130,7 @@ def test_points_by_hand_keep_the_face_and_method_points_does_not(
 
 
 def test_faces_are_seen_and_a_detector_that_is_not_there_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cv2
-
     photo = cv2.cvtColor(cv2.imread(str(PHOTO)), cv2.COLOR_BGR2RGB)
-    assert Path(PHOTO).is_file()
     assert locating.shows_face(cv2.resize(photo, (256, 256 * photo.shape[0] // photo.shape[1])))
     assert not locating.shows_face(np.full((SIZE, SIZE, 3), 90, np.uint8))
 

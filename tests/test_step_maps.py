@@ -243,9 +243,7 @@ def tiny_generator3() -> StyleGAN3:
 
 @pytest.mark.parametrize("speed", ["exact", "fast"])
 @pytest.mark.parametrize("family", [tiny_generator, tiny_generator3])
-def test_what_is_recorded_asks_nothing_of_the_host(
-    family: Callable[[], StyleGAN2 | StyleGAN3], speed: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_recorded_asks_nothing_of_the_host(family: Callable[[], StyleGAN2 | StyleGAN3], speed: Any) -> None:
     asked: list[str] = []
 
     class Listen(TorchDispatchMode):
