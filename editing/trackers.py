@@ -175,8 +175,9 @@ def _search_rows(
     reach = radius + int(shifts.abs().max())
     across = torch.tensor([1, 2 * reach + 1], device=points.device)
     lattice = sample(map_rows(features, part), points[:, None] + square_offsets(reach, points))
-    places = (moves.long() + reach) @ across
-    looked_at = places[:, None] + shifts @ across
+    # Sums and not products of matrices, of which CUDA has none for whole numbers.
+    places = ((moves.long() + reach) * across).sum(dim=1)
+    looked_at = places[:, None] + (shifts * across).sum(dim=1)
     cost = points.new_zeros(len(points), len(moves))
     for some in torch.arange(template.shape[1], device=points.device).split(max(1, CHUNK_ELEMENTS // lattice.shape[1])):
         each = torch.arange(len(some), device=points.device)

@@ -15,6 +15,7 @@ from data.errors import UsageError
 from editing import step_maps as drawing
 from editing.drag import DragSettings, Edited, begin, drag, prepare
 from editing.drag_losses import kept_loss
+from editing.published import PublishedSettings, drag_published
 from editing.session import DragSession
 from editing.step_maps import Maps, maps_of, recorded, step_maps
 from editing.watched_drag import drag_watched
@@ -234,6 +235,25 @@ def test_what_cannot_be_recorded_is_drawn_anew(
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
     assert recorded(drawn, w) is drawn
+
+
+@pytest.mark.parametrize("tracker", ["nearest", "line_search", "filter"])
+def test_a_drag_asks_for_no_product_of_whole_numbers(generator: StyleGAN2, w: Tensor, tracker: Any) -> None:
+    products: list[tuple[str, torch.dtype]] = []
+
+    class Listen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = str(func).split(".")[1]
+            if name in ("mm", "mv", "bmm", "addmm", "addmv", "baddbmm", "dot"):
+                products.extend((name, x.dtype) for x in args if isinstance(x, Tensor))
+            return func(*args, **(kwargs or {}))
+
+    settings = replace(SETTINGS, tracker=tracker, steps=2)
+    with Listen():
+        drag(generator, w, None, HANDLES, TARGETS, settings=settings)
+        drag_published(generator, w, None, HANDLES, TARGETS, settings=PublishedSettings(steps=2))
+    assert len(products) > 50
+    assert [row for row in products if not row[1].is_floating_point] == []
 
 
 def tiny_generator3() -> StyleGAN3:
