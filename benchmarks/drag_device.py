@@ -3,11 +3,12 @@
     python benchmarks/drag_device.py [--device cuda] [--resolution 1024] [--rounds 3] [--pairs 24] [--json F]
 
 Five points and a mask on a random-weight StyleGAN2: DragGAN as published, and our drag with its maps drawn anew or
-recorded, in float32 or bfloat16, in turns in one process; a step ends when the device has done it, and recording counts
-for the start of a drag. Then drags on the embedded generator, of places where aligned faces have eyes, nose and mouth:
-how far from their targets the exact and the fast ones end, each by its own tracker, and how far from one another. On a
-processor nothing is recorded, and the ways that would be are the others once more. Nothing here needs dlib, LPIPS or
-Hydra, so a machine with PyTorch, NumPy and safetensors can run it.
+recorded, in float32, with convolutions in TF32 (auto) or in bfloat16, in turns in one process; a step ends when the
+device has done it, and recording counts for the start of a drag. The maps alone, and with their derivative. Then drags
+on the embedded generator, of places where aligned faces have eyes, nose and mouth: how far from their targets they end
+by each way, by its own tracker, and how far from the exact one's ends. On a processor nothing is recorded or rounded to
+TF32, and the ways that would be are the others once more. Nothing here needs dlib, LPIPS or Hydra, so a machine with
+PyTorch, NumPy and safetensors can run it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
@@ -30,19 +32,21 @@ from torch import Tensor
 from editing import squares
 from editing import step_maps as drawing
 from editing.drag import DragSettings, DragStep, begin, drag, prepare
+from editing.drag_task import AUTO_BLOCK_PX, pick_levels, pick_resolution
 from editing.published import PublishedSettings, drag_published
 from inversion.generators.checkpoint import load_generator
 from inversion.generators.protocol import Generator
 from inversion.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from inversion.speed import Speed
+from inversion.speed import Speed, set_tf32
 
 WARM_UP = 2
 POINTS = ((0.37, 0.47), (0.63, 0.47), (0.5, 0.62), (0.41, 0.72), (0.59, 0.72))
 """Eyes, nose tip and mouth corners of an aligned face, in shares of its side."""
 MOVE = 0.04  # of the side, at most either way
 WAYS: dict[str, tuple[Speed, bool]] = {
-    "plain": ("exact", False),
-    "recorded": ("exact", True),
+    "exact": ("exact", True),
+    "auto_plain": ("auto", False),
+    "auto": ("auto", True),
     "fast_plain": ("fast", False),
     "fast": ("fast", True),
 }
@@ -70,8 +74,7 @@ def timed_steps(device: torch.device, run: Callable[[Callable[[DragStep], None]]
     ends: list[float] = []
 
     def watch(_: DragStep) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         ends.append(time.perf_counter())
 
     run(watch)
@@ -98,15 +101,21 @@ def step_figures(device: torch.device, resolution: int, steps: int, rounds: int)
     total = steps + WARM_UP
     paper = PublishedSettings(steps=total, stop_px=1e-6, frame_every=0)
     for _ in range(rounds):
+        set_tf32("auto")
         measure("published", lambda watch: drag_published(generator, w, None, *points, paper, watch))
         for name, (speed, record) in WAYS.items():
             settings = DragSettings(steps=total, stop_px=1e-6, frame_every=0, speed=speed)
+            set_tf32(speed)
             with mock.patch.object(drawing, "can_record", lambda d, record=record: record and d.type == "cuda"):
                 measure(name, lambda watch, s=settings: drag(generator, w, None, *points, s, watch))
     found = {f"seconds_{name}_{resolution}": statistics.median(row) for name, row in seconds.items()}
     found |= {f"memory_gb_{name}_{resolution}": most for name, most in memory.items()}
-    found[f"steps_per_s_{resolution}"] = 1.0 / found[f"seconds_fast_{resolution}"]
-    found[f"step_speedup_{resolution}"] = found[f"seconds_published_{resolution}"] / found[f"seconds_fast_{resolution}"]
+    found[f"steps_per_s_{resolution}"] = 1.0 / found[f"seconds_auto_{resolution}"]
+    found[f"step_speedup_{resolution}"] = found[f"seconds_published_{resolution}"] / found[f"seconds_auto_{resolution}"]
+    for _ in range(rounds):
+        for name, more in map_figures(generator, w, steps).items():
+            seconds.setdefault(name, []).append(more)
+    found |= {f"seconds_{name}": statistics.median(row) for name, row in seconds.items() if name.startswith("maps_")}
     if device.type == "cuda":
         found["recorded"] = float(is_recorded(generator, w))
         started = time.perf_counter()
@@ -114,6 +123,33 @@ def step_figures(device: torch.device, resolution: int, steps: int, rounds: int)
         torch.cuda.synchronize(device)
         found["seconds_to_start"] = time.perf_counter() - started
     return found
+
+
+def map_figures(generator: Generator, w: Tensor, times: int) -> dict[str, float]:
+    """Seconds in which the maps of a step are drawn by each speed, alone and with their derivative."""
+    found: dict[str, float] = {}
+    levels = pick_levels(generator, pick_resolution(generator, 0, AUTO_BLOCK_PX))
+    for speed in get_args(Speed):
+        maps, latent = drawing.step_maps(generator, w, levels, None, speed), w.clone().requires_grad_(True)
+
+        def turned(maps: drawing.Maps = maps, latent: Tensor = latent) -> None:
+            torch.autograd.grad([x.sum() for x in maps(latent)], latent)
+
+        for name, work in (("drawn", partial(maps, latent)), ("turned", turned)):
+            work()
+            wait(w.device)
+            started = time.perf_counter()
+            for _ in range(times):
+                work()
+            wait(w.device)
+            found[f"maps_{name}_{speed}"] = (time.perf_counter() - started) / times
+    return found
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def host_figures(device: torch.device, steps: int) -> dict[str, float]:
@@ -150,7 +186,7 @@ def is_recorded(generator: Generator, w: Tensor) -> bool:
 
 def landing_figures(device: torch.device, pairs: int) -> dict[str, float]:
     """Of drags on the embedded generator by every way: mean distance left in pixels of 512, share that arrived, mean
-    move of the latent; and how far the ends lie from those of `plain`, in pixels of 512."""
+    move of the latent; and how far the ends lie from those of `exact`, in pixels of 512."""
     folder = Path(__file__).resolve().parents[1] / "data" / "embedded"
     generator = load_generator(next(folder.glob("*.safetensors")))[0].to(device)
     scale = 512 / generator.resolution
@@ -160,6 +196,7 @@ def landing_figures(device: torch.device, pairs: int) -> dict[str, float]:
         ends: dict[str, Tensor] = {}
         for name, (speed, record) in WAYS.items():
             settings = DragSettings(frame_every=0, speed=speed)
+            set_tf32(speed)
             with mock.patch.object(drawing, "can_record", lambda d, record=record: record and d.type == "cuda"):
                 edited = drag(generator, w, None, *points, settings)
             ends[name] = edited.tracks[int(edited.metrics["best_step"])]
@@ -168,10 +205,10 @@ def landing_figures(device: torch.device, pairs: int) -> dict[str, float]:
                     edited.metrics["distance_after_px"] * scale,
                     float(edited.stop_reason == "arrived"),
                     edited.metrics["latent_move"],
-                    float((ends[name] - ends["plain"]).norm(dim=1).mean()) * scale,
+                    float((ends[name] - ends["exact"]).norm(dim=1).mean()) * scale,
                 )
             )
-    names = ("after_px", "arrived", "latent_move", "from_plain_px")
+    names = ("after_px", "arrived", "latent_move", "from_exact_px")
     return {
         f"{what}_{name}": statistics.fmean(row[number] for row in rows)
         for name, rows in found.items()

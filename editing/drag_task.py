@@ -20,7 +20,7 @@ from editing.step_maps import Maps, can_record, step_maps
 from editing.trackers import REFINE_REACH_PX, Levels, disc_offsets, feature_from_crop, sample
 from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, Layered, NoiseMaps
-from inversion.speed import Speed, runs_fast
+from inversion.speed import Speed
 
 TrackerName = Literal["nearest", "line_search", "filter"]
 Supervision = Literal["auto", "present", "original", "both", "gated"]
@@ -62,7 +62,8 @@ class DragSettings:
     (StableDrag); auto is the original for a few points and a mixture for a crowd, whose original features are seldom
     all to be had on another face's places; a line search pulls its templates instead. `pulls` are the steps from one
     tracking to the next. `pace` auto takes long steps at first and shorter ones where nothing is gained, even the same
-    all the way. `speed` says whether feature maps are drawn in bfloat16 (`inversion.speed`); pictures never are.
+    all the way. `speed` fast draws feature maps in bfloat16, and on a CUDA device exact draws them without TF32;
+    pictures are never drawn in bfloat16.
     """
 
     steps: int = 120
@@ -177,7 +178,7 @@ def prepare(
         stop_px = max(stop_px, min(FEW_STOP * stop_px, FEW_STOP_WAY * longest_px))
     search_px = max(round(settings.r2_px * resolution / PAPER_SIZE_PX), MIN_SEARCH_PX)
     keep = keep_mask(mask_crop, size, resolution, settings.mask_weight, w)
-    whole = can_record(w.device) or runs_fast(w.device, settings.speed)  # squares save products, and lie elsewhere soon
+    whole = can_record(w.device) or settings.speed == "fast"  # squares save products, and lie elsewhere soon
     reach = search_px + REFINE_REACH_PX + float(patch.abs().max()) + MAX_STEP_PX
     return DragTask(
         generator=generator,

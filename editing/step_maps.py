@@ -1,7 +1,8 @@
-"""How the steps of a drag draw their feature maps: in bfloat16 and from recorded CUDA graphs where that is faster."""
+"""How a drag's steps draw their feature maps: from recorded CUDA graphs where there are some, in bfloat16 if asked."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import cast
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from inversion.generators.packed import packed_convolutions
 from inversion.generators.protocol import Generator, Layered, NoiseMaps
-from inversion.speed import Speed, fast_math
+from inversion.speed import Speed, fast_math, tf32
 
 Maps = Callable[[Tensor], tuple[Tensor, ...]]
 """The feature maps [1, C, r, r], finest first, of a latent [1, L, D], with their graph from it.
@@ -29,15 +30,20 @@ def maps_of(generator: Generator, ws: Tensor, levels: tuple[int, ...], noise: No
 def step_maps(
     generator: Generator, w: Tensor, levels: tuple[int, ...], noise: NoiseMaps | None, speed: Speed = "auto"
 ) -> Maps:
-    """What draws the maps of the levels for latents like w [1, L, D]: in bfloat16 by `speed` (`inversion.speed`), given
-    in the dtype of w, and on CUDA devices recorded once and played afterwards."""
+    """What draws the maps of the levels for latents like w [1, L, D], given in the dtype of w, and on CUDA devices
+    recorded once and played afterwards. In bfloat16 by `fast`; not by `auto`, unlike elsewhere: a drag's convolutions
+    are of one picture and take as long in TF32, which rounds less."""
+    bf16 = speed == "fast"
 
     def drawn(ws: Tensor) -> tuple[Tensor, ...]:
-        with packed_convolutions(), fast_math(ws.device, speed):
+        with packed_convolutions(), fast_math(ws.device, speed) if bf16 else tf32(speed):
             maps = maps_of(generator, ws, levels, noise)
         return tuple(x.to(ws.dtype) for x in maps)
 
-    return recorded(drawn, w) if can_record(w.device) else drawn
+    if not can_record(w.device):
+        return drawn
+    with tf32(speed):  # for the derivative, too, which is computed outside of what is drawn
+        return recorded(drawn, w)
 
 
 def can_record(device: torch.device) -> bool:
@@ -52,7 +58,9 @@ def recorded(drawn: Maps, w: Tensor) -> Maps:
     """
     sample = w.detach().clone().requires_grad_(True)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # Recording warms up on one stream and records on another, which PyTorch itself remarks upon.
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
             played = torch.cuda.make_graphed_callables(drawn, (sample,))
     except RuntimeError:  # a generator that asks the host for something, or no memory for the graph's own
         return drawn

@@ -31,19 +31,34 @@ def runs_fast(device: torch.device, speed: Speed) -> bool:
 
 
 @contextlib.contextmanager
+def tf32(speed: Speed) -> Iterator[None]:
+    """Whether CUDA devices round what is float32 to TF32: all of it by `fast`, nothing by `exact`; by `auto` what
+    PyTorch lets them by itself, which are convolutions."""
+    if speed == "auto":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = speed == "fast"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def set_tf32(speed: Speed) -> None:
+    """Let no convolution of this process be rounded by `exact`, and any by the others: derivatives are computed outside
+    of every block. A processor knows no TF32."""
+    torch.backends.cudnn.allow_tf32 = speed != "exact"
+
+
+@contextlib.contextmanager
 def fast_math(device: torch.device, speed: Speed) -> Iterator[None]:
-    """Forward passes in bfloat16 under autocast, and TF32 for what stays float32; nothing when that is not faster.
+    """Forward passes in bfloat16 under autocast, and TF32 for what stays float32; where that is not faster, float32,
+    and by `exact` without TF32.
 
     Colours, modulation and losses stay float32 (the generators see to the first two): only convolutions and matrix
     products are rounded.
     """
-    if not runs_fast(device, speed):
+    fast = runs_fast(device, speed)
+    with tf32("fast" if fast else speed), torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast):
         yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    try:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -8,15 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from data.errors import OutputError, UsageError
 from pipeline import stages
 from pipeline.artifacts import StageStore
 from pipeline.engine import Engine
 from pipeline.fitting import ReadTools, align_photo, invert_face, read_tools
 from pipeline.locks import run_lock
-from pipeline.models import Models
+from pipeline.models import Models, set_up_arithmetic
 from pipeline.progress import Console
 from pipeline.run import open_setup, perceptual_of, run_folder
 from pipeline.schema import RunConfig
@@ -40,8 +38,7 @@ def gather(config: RunConfig, photos: Sequence[Path], models: Models, console: C
     Everything is stored in the photos' own run folders, where their runs find it. A photo that fails is left out; its
     own run tells why. Raises what would stop every photo, as a full disk does.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_up_arithmetic(config)
     company, kept = Company(several=True), list[Member]()
     read: list[stages.Tools] = []
 

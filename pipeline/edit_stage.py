@@ -82,7 +82,7 @@ class EditStage:
             "mask": painted_hash(told["mask"]) if "mask" in told else stages.mask_hash(config.mask),
             "config": settings,
             "before": [step.told for step in steps[:-1]],
-            **({"fast": True} if self.setup.fast and config.direction is None else {}),
+            **(self.setup.rounding_of_drags if config.direction is None else {}),
         } | {f"like{i}": stages.mask_hash(step.config.like) for i, step in enumerate(steps) if step.config.like}
 
     def obtain(self, steps: Sequence[EditStep], title: str, known_key: str | None = None) -> Stored[Dragged]:

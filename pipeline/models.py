@@ -18,11 +18,12 @@ from inversion.generators.letterbox import squared
 from inversion.generators.protocol import Generator, LatentStats
 from inversion.identity import FaceNetwork, load_face_network
 from inversion.perceptual import FacePerceptual, Perceptual, backbone_path, load_lpips, missing_backbone
+from inversion.speed import Speed, set_tf32
 from pipeline.known_hashes import check_cached
 from pipeline.zoo import cache_folder, cached_path
 
 if TYPE_CHECKING:
-    from pipeline.schema import GeneratorConfig, PerceptualConfig
+    from pipeline.schema import GeneratorConfig, PerceptualConfig, RunConfig
 
 T = TypeVar("T")
 
@@ -51,6 +52,13 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("device is cuda, but torch finds no CUDA device here: give device=auto or device=cpu.")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def set_up_arithmetic(config: RunConfig) -> None:
+    """The threads of this process and what its convolutions may round (`inversion.speed`), as a config says."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    set_tf32(cast(Speed, config.speed))
 
 
 def embedded_generator() -> Path:

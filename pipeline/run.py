@@ -26,7 +26,7 @@ from pipeline.folders import photo_folder
 from pipeline.leaving import leave
 from pipeline.locks import run_lock
 from pipeline.manifest import Manifest, read_manifest, store_of, versions
-from pipeline.models import LoadedGenerator, Models, PerceptualChoice, choose_perceptual, pick_device
+from pipeline.models import LoadedGenerator, Models, PerceptualChoice, choose_perceptual, pick_device, set_up_arithmetic
 from pipeline.outputs import MEASURE
 from pipeline.posing import landmarks_in
 from pipeline.products import publish, write_report
@@ -76,8 +76,7 @@ def run(
     KeyboardInterrupt passes through, and the same call then continues from the last checkpoint.
     """
     check_runnable(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_up_arithmetic(config)
     console = Console(config.progress) if console is None else console
     earlier = None if config.from_run is None else read_manifest(Path(config.from_run))
     perceptual = perceptual_of(config)

@@ -51,6 +51,13 @@ class Setup:
         """Whether pictures are drawn in bfloat16, which is part of what decides a result."""
         return runs_fast(self.device, cast(Speed, self.config.speed))
 
+    @property
+    def rounding_of_drags(self) -> dict[str, bool]:
+        """What decides a drag's result where its feature maps are not exact: bfloat16, or TF32 on a CUDA device."""
+        if self.config.speed == "fast":
+            return {"fast": True}
+        return {"tf32": True} if self.device.type == "cuda" and self.config.speed == "auto" else {}
+
     def perceptual_name(self, weight: float) -> str | None:
         """The perceptual distance of a term with that weight, None for a term that is switched off."""
         return self.perceptual.name if weight and self.perceptual else None

@@ -19,7 +19,9 @@ from inversion.optimisation import StepInfo
 from inversion.perceptual import FacePerceptual
 from inversion.pivotal import TuneSettings, apply_delta, tune_together
 from inversion.projector import project, project_batch
-from inversion.speed import FAST_TOLERANCE, fast_math, pictures_at_once
+from inversion.speed import FAST_TOLERANCE, fast_math, pictures_at_once, tf32
+from pipeline.models import set_up_arithmetic
+from pipeline.schema import RunConfig
 from tests.inversions import PIXELS, QUICK, low_rank, samples, seeded
 from tests.tiny import tiny_generator
 
@@ -163,6 +165,33 @@ def test_fast_arithmetic_keeps_the_loss(generator: StyleGAN2, face: FacePerceptu
     assert automatic.history == exact.history
     with fast_math(torch.device("cpu"), "auto"):
         assert not torch.is_autocast_enabled("cpu")
+
+
+def rounds() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def test_exact_lets_nothing_be_rounded_and_auto_leaves_what_pytorch_does() -> None:
+    before, cpu = rounds(), torch.device("cpu")
+    with tf32("exact"):
+        assert rounds() == (False, False)
+        with fast_math(cpu, "fast"):
+            assert rounds() == (True, True)
+            assert torch.is_autocast_enabled("cpu")
+        with fast_math(cpu, "auto"):
+            assert rounds() == (False, False)
+    with tf32("fast"), fast_math(cpu, "exact"):
+        assert rounds() == (False, False)
+    with tf32("auto"):
+        assert rounds() == before
+    assert rounds() == before
+
+
+def test_a_run_says_what_convolutions_may_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    for speed, allowed in {"exact": False, "auto": True, "fast": True}.items():
+        set_up_arithmetic(RunConfig(speed=speed))
+        assert torch.backends.cudnn.allow_tf32 is allowed
 
 
 def test_few_pictures_at_once_on_a_processor_and_fewer_large_ones() -> None:

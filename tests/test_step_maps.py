@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ from editing.step_maps import Maps, maps_of, recorded, step_maps
 from editing.watched_drag import drag_watched
 from inversion.generators.stylegan2 import StyleGAN2
 from inversion.generators.stylegan3 import StyleGAN3, StyleGAN3Config
-from inversion.speed import FAST_TOLERANCE
+from inversion.speed import FAST_TOLERANCE, Speed
+from pipeline.schema import RunConfig
+from pipeline.work import Setup
 from tests.inversions import seeded
 from tests.tiny import tiny_generator
 
@@ -105,6 +108,42 @@ def test_on_a_processor_nothing_is_rounded_unless_it_is_asked_for(generator: Sty
     wanted = maps_of(generator, w, (64, 32), None)
     found = step_maps(generator, w, (64, 32), None)(w)
     assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(wanted, found, strict=True))
+
+
+def test_recording_knows_what_may_be_rounded_and_is_not_remarked_upon(
+    generator: StyleGAN2, w: Tensor, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def record(drawn: Maps, samples: tuple[Tensor]) -> Maps:
+        warnings.warn("The AccumulateGrad node's stream does not match the stream of ...", UserWarning, stacklevel=1)
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        seen.append((*tf32, torch.is_autocast_enabled("cpu")))
+        return drawn
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(drawing, "can_record", lambda device: True)
+    usual = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    for speed in get_args(Speed):
+        step_maps(generator, w, (64, 32), None, speed)
+    assert dict(zip(get_args(Speed), seen, strict=True)) == {
+        "auto": (*usual, False),
+        "exact": (False, False, False),
+        "fast": (True, True, False),  # autocast is entered by what is drawn
+    }
+    assert not recwarn.list
+
+
+def test_edits_know_by_their_keys_what_was_rounded() -> None:
+    def told(device: str, speed: str) -> dict[str, bool]:
+        setup = object.__new__(Setup)
+        object.__setattr__(setup, "config", RunConfig(speed=speed))
+        object.__setattr__(setup, "device", torch.device(device))
+        return setup.rounding_of_drags
+
+    assert told("cpu", "auto") == told("cpu", "exact") == told("cuda", "exact") == {}
+    assert told("cuda", "auto") == {"tf32": True}
+    assert told("cuda", "fast") == told("cpu", "fast") == {"fast": True}
 
 
 def test_a_fast_drag_goes_the_same_way_and_its_picture_is_not_rounded(generator: StyleGAN2, w: Tensor) -> None:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from data.errors import UsageError
 from pipeline import __version__
 from pipeline.artifacts import ensure_folder
+from pipeline.models import set_up_arithmetic
 from pipeline.schema import RunConfig
 from pipeline.studio import menu
 from pipeline.studio import messages as ask
@@ -52,8 +51,7 @@ class Desk:
         self._tasks = Tasks(self._lock, self._audience, lambda: list(self._sessions.values()))
         self._work = Work(config, self._lock, self._records, self._shelf, self._gallery, self._audience, self._dropped)
         self._orders = Orders(self._lock, self._tasks, self._work, self._records, self._gallery)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        set_up_arithmetic(config)
 
     # What pages ask
 
