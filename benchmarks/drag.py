@@ -1,15 +1,15 @@
 """Our drags against DragGAN as published: landmarks of generated pairs, there and back, presets on tuned photos, steps.
 
-    python benchmarks/drag.py [--faces FOLDER] [--pairs 200] [--photos 50] [--returns 50] [--quick] [--json FILE]
+    python benchmarks/drag.py [--faces FOLDER] [--pairs 200] [--photos 50] [--between 50] [--quick] [--json FILE]
         [--workers N] [--keep FOLDER] [--no-costs]
 
 Pairs: two samples of the embedded generator; 1, 5 or 68 landmarks of the first are dragged to where the second has
 them, found again by dlib, and compared in pixels of a 512 px picture; a lost face counts as no edit. No mask is given;
 ours makes its own where none is. There and back (CCSD): the five are dragged back, and the picture is compared with the
-start by the face features. Photos: validation faces inverted and tuned, dragged by every preset, and by five landmarks
-to where the next face has them, and back. Seconds are the processor's, of one thread, on a few pairs that both methods
-drag in turns in one process. --keep makes a long run go on
-where it ended; a change of the drag's own code is not seen there.
+start by the face features. Photos: validation faces inverted and tuned, dragged by every preset, and as the pairs are
+to where the next photo has its landmarks (figures that end in _photos). Seconds are the processor's, of one thread, on
+a few pairs that both methods drag in turns in one process. --keep makes a long run go on where it ended; a change of
+the drag's own code is not seen there.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ import torch
 
 from benchmarks import drag_costs
 from benchmarks.common import tell
-from benchmarks.drag_pairs import METHODS, KeptDrags, make_pairs, pair_figures, seconds_figures
+from benchmarks.drag_between_photos import between_photos_figures
+from benchmarks.drag_moves import METHODS, KeptDrags, move_figures
+from benchmarks.drag_pairs import make_pairs, seconds_figures
 from benchmarks.drag_photos import photo_figures
-from benchmarks.drag_returns import return_figures
 
 KEYS = (
     "step_speedup_1024_mask",
@@ -38,9 +39,11 @@ KEYS = (
     *(f"landmark_px_{count}" for count in (1, 5, 68)),
     *(f"landmark_ratio_{count}" for count in (1, 5, 68)),
     "ccsd_ratio",
+    *(f"landmark_ratio_{count}_photos" for count in (1, 5, 68)),
     "ccsd_ratio_photos",
     "seconds_ratio",
     "identity_ratio",
+    "identity_ratio_photos",
     "tuned_presets_arrived",
     "outside_hull_change_ratio",
 )
@@ -82,22 +85,22 @@ def main() -> None:
     parser.add_argument("--faces", type=Path, help="folder of aligned faces with a MANIFEST.csv; without: no photos")
     parser.add_argument("--pairs", type=int, default=200, help="seed pairs")
     parser.add_argument("--photos", type=int, default=50, help="validation faces that are inverted, tuned and dragged")
-    parser.add_argument("--returns", type=int, default=50, help="of these faces, how many are dragged there and back")
+    parser.add_argument("--between", type=int, default=50, help="validation faces that are dragged to the next one's")
     parser.add_argument("--quick", action="store_true", help="five pairs, one photo each, one round of step costs")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--keep", type=Path, help="folder of finished drags, from which a broken run continues")
     parser.add_argument("--workers", type=int, default=1, help="processes, each on one thread")
     parser.add_argument("--no-costs", action="store_true", help="leave out the cost of a step")
     options = parser.parse_args()
-    pairs, photos, returns = (5, 1, 1) if options.quick else (options.pairs, options.photos, options.returns)
+    pairs, photos, between = (5, 1, 1) if options.quick else (options.pairs, options.photos, options.between)
     figures = {} if options.no_costs else cost_figures(options.quick)
     if pairs:
         outcomes = make_pairs(pairs, list(METHODS), KeptDrags(options.keep), options.workers)
-        figures |= pair_figures(outcomes) | seconds_figures()
+        figures |= move_figures(outcomes) | seconds_figures()
     if options.faces is not None and photos:
         figures |= photo_figures(options.faces, photos, options.workers, options.keep)
-    if options.faces is not None and returns:
-        figures |= return_figures(options.faces, returns, options.workers, options.keep)
+    if options.faces is not None and between:
+        figures |= between_photos_figures(options.faces, between, options.workers, options.keep)
     tell(figures, options.json, [key for key in KEYS if key in figures])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.common import aligned_crop, in_processes, load_tools
 from benchmarks.courses import Keeper
-from benchmarks.drag_pairs import outside_change
+from benchmarks.drag_moves import outside_change
 from benchmarks.inversion import picked
 from benchmarks.preset_sheet import NAMES
 from data.alignment import Crop

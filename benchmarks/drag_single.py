@@ -19,20 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 import torch
 
 from benchmarks.common import in_processes, tell
-from benchmarks.drag_pairs import METHODS, SETS, Outcome, make, measured
+from benchmarks.drag_moves import METHODS, SETS, Outcome, make, measured
+from benchmarks.drag_pairs import pair_of
 
 
 def single(number: int, landmark: int) -> dict[str, Outcome]:
     """A pair's drags by every method; nothing where one of its pictures shows no face, or not one."""
     torch.set_num_threads(1)
-    found = {}
     SETS[1] = [landmark]
-    for method in METHODS:
-        made = make(number, 1, method, there_and_back=False)
-        if made is None:
-            return {}
-        found[method] = measured(number, 1, made)
-    return found
+    pair = pair_of(number, 1)
+    if pair is None:
+        return {}
+    return {method: measured(*pair, make(*pair, method, there_and_back=False)) for method in METHODS}
 
 
 def single_figures(rows: list[dict[str, Outcome]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from editing.points import Points
 
 MASK_CORE, MASK_FADE = 0.34, 0.36  # inter-ocular distances: fully editable round a move, then fading out
 MASK_GRID = 192  # the mask is smooth, so it is computed this coarse and enlarged
+LINES_AT_ONCE = 64
 WIDER_BY_MOVE = 1.5  # of the longest move: a nose that goes far takes its head along
 EYES_APART = 0.26  # of an aligned crop's side: about the distance between the eyes
 
@@ -60,9 +61,32 @@ def _distance_to_segments(grid: Points, starts: Points, ends: Points) -> Points:
 
 
 def _enlarge(coarse: Points, rows: Points, columns: Points, shape_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Values at the grid rows x columns, linearly interpolated at every pixel: float32 [H, W]."""
-    weights = []
-    for knots, count in zip((rows, columns), shape_hw, strict=True):
-        hats = [np.interp(np.arange(count), knots, row) for row in np.eye(len(knots))]
-        weights.append(np.stack(hats, axis=1).astype(np.float32))
-    return np.clip(weights[0] @ coarse.astype(np.float32) @ weights[1].T, 0.0, 1.0)
+    """Values at the grid rows x columns, linearly interpolated at every pixel: float32 [H, W]. A few lines at a time,
+    and not by products of matrices, whose last bits depend on the number of cores."""
+    values, result = coarse.astype(np.float32), np.empty(shape_hw, np.float32)
+    above, down = _places(rows, shape_hw[0])
+    left, right = _places(columns, shape_hw[1])
+    for top in range(0, shape_hw[0], LINES_AT_ONCE):
+        part = slice(top, top + LINES_AT_ONCE)
+        lines = _mixed(values, above[part], down[part, None], axis=0)
+        result[part] = _mixed(lines, left, right, axis=1)
+    return np.clip(result, 0.0, 1.0, out=result)
+
+
+def _places(knots: Points, count: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """For pixels 0 to count - 1 the knot at or before each and the share of the way to the next."""
+    pixels = np.arange(count, dtype=np.float64)
+    before = np.clip(np.searchsorted(knots, pixels, side="right") - 1, 0, max(len(knots) - 2, 0))
+    ways = np.diff(knots, append=knots[-1] + 1.0)
+    return before, ((pixels - knots[before]) / ways[before]).astype(np.float32)
+
+
+def _mixed(
+    values: NDArray[np.float32], at: NDArray[np.intp], share: NDArray[np.float32], axis: int
+) -> NDArray[np.float32]:
+    """Between what lies at an index and at the next one."""
+    first = values.take(at, axis)
+    first *= 1 - share
+    second = values.take(np.minimum(at + 1, values.shape[axis] - 1), axis)
+    second *= share
+    return np.add(first, second, out=first)

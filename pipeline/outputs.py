@@ -416,7 +416,7 @@ ALIGN = StageSpec("align", 1, _save_aligned, _load_aligned, _align_facts)
 INVERT = StageSpec("invert", 2, _save_inverted, _load_inverted, _course_facts)
 MEASURE = StageSpec("measure", 1, _save_measured, _load_measured, _measured_facts)
 SAMPLE = StageSpec("sample", 1, _save_sampled, _load_sampled, _no_facts)
-EDIT = StageSpec("edit", 15, _save_dragged, _load_dragged, _course_facts)
+EDIT = StageSpec("edit", 16, _save_dragged, _load_dragged, _course_facts)
 BLEND = StageSpec("blend", 2, _save_blended, _load_blend, _blend_facts)
 
 

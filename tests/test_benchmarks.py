@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import drag_returns
-from benchmarks.common import tell
-from benchmarks.drag_pairs import Made, Outcome
+from benchmarks import drag_between_photos
+from benchmarks.common import load_tools, tell
+from benchmarks.drag_moves import KeptDrags, Made, Outcome, Outcomes, Start, all_moves, apart_px, as_near, move_of
 from benchmarks.drag_photos import PhotoDrag, by_preset, figures_of
 from benchmarks.drag_single import single_figures
 from benchmarks.generator import is_sane, median_ms, share_of
 from benchmarks.preset_sheet import COLUMNS, NAMES, TILE_PX, preset_sheet
 from pipeline.pictures import sheet
+from tests.inversions import seeded
 from tests.test_presets import drawn_face, moved
 
 
@@ -85,27 +89,99 @@ def test_presets_on_photos_are_counted_by_how_they_ended() -> None:
     assert "| smile | 2 | 0.50 | 0.50 | 0.20 | 2.0 | lost |" in by_preset(found)
 
 
-def test_ways_there_and_back_are_compared_by_their_means() -> None:
-    def way(back: float, reason: str) -> drag_returns.Return:
-        return drag_returns.Return(8.0, 2.0, 0.2, 0.05, back, steps=30, seconds=1.0, reason=reason)
+def outcome(after_px: float, identity: float, reason: str = "arrived", back: float | None = None) -> Outcome:
+    made = Made(torch.zeros(1), None, 0.1, 10, reason)
+    return Outcome(8.0, after_px, identity, 0.02, back, torch.randn(2, 128, generator=seeded(1)), made)
 
-    figures = drag_returns.figures_of(
-        [
-            {"published": way(0.1, "cap"), "ours": way(0.02, "arrived")},
-            {"published": way(0.1, "arrived"), "ours": way(0.12, "stalled")},
-        ]
-    )
+
+def test_drags_between_photos_are_compared_by_their_means() -> None:
+    def face(back: float, after_px: float) -> Outcomes:
+        published = outcome(4.0, 0.2, "cap", 0.1)
+        ours = replace(outcome(after_px, 0.1, "stalled", back), as_near=0.05)
+        without = {"published": outcome(8.0, 0.2), "ours": outcome(after_px, 0.3)}
+        return {5: {"published": published, "ours": ours}, 1: without, 68: without}
+
+    figures = drag_between_photos.figures_of([face(0.02, 1.0), {}, face(0.12, 3.0)])
     assert figures["ccsd_ratio_photos"] == pytest.approx(0.7)
-    assert figures["returns_nearer_ours"] == figures["returns_cap_published"] == 0.5
-    assert figures["returns"] == 2
-    assert drag_returns.figures_of([]) == {"returns": 0.0}
+    assert figures["ccsd_nearer_photos"] == 0.5
+    assert figures["faces_photos"] == figures["drags_5_ours_photos"] == 2
+    assert [figures[f"landmark_ratio_{points}_photos"] for points in (1, 5, 68)] == [0.25, 0.5, 0.25]
+    assert figures["identity_ratio_photos"] == pytest.approx((1.5 + 0.5 + 1.5) / 3)
+    assert figures["identity_as_near_ratio_5_photos"] == pytest.approx(0.25)
+    assert figures["stalled_5_ours_photos"] == figures["cap_5_published_photos"] == 1
+    assert all(name.endswith("_photos") for name in figures)
+    assert drag_between_photos.figures_of([{}]) == {"faces_photos": 0.0}
+
+
+def drawn_at(landmarks: np.ndarray | None) -> Start:
+    tools = load_tools()
+    w = tools.generator.module.map(torch.randn(1, tools.generator.module.z_dim, generator=seeded(4))).detach()
+    start = Start(tools.generator.module, w, None, torch.zeros(1, 3, 128, 128), landmarks)
+    return replace(start, image=start.render(w))
+
+
+def test_a_move_leaves_out_landmarks_outside_either_picture_and_those_of_one_place() -> None:
+    first = np.linspace(10, 100, 136).reshape(68, 2)
+    first[3], first[5], goal = (-2, 50), first[4], first + 5
+    goal[7] = (60, 127.5)
+    move = move_of(drawn_at(first), goal, 68)
+    assert move is not None
+    assert move.chosen == [i for i in range(68) if i not in (3, 5, 7)]
+    assert np.array_equal(move.handles, first[move.chosen])
+    assert np.array_equal(move.targets, goal[move.chosen])
+    assert move_of(drawn_at(None), goal, 68) is None
+    assert move_of(drawn_at(first), None, 5) is None
+    assert move_of(drawn_at(first), goal + 500, 5) is None
+
+
+def test_moves_are_made_once_and_read_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def drag(generator: object, w: torch.Tensor, handles: np.ndarray, targets: np.ndarray, noise: object) -> Any:
+        asked.append((len(handles), bool((targets > handles).all())))
+        return SimpleNamespace(w=w + 0.01, steps=7, stop_reason="cap")
+
+    monkeypatch.setattr("benchmarks.drag_moves.METHODS", {"mine": drag})
+    first = np.linspace(10, 100, 136).reshape(68, 2)
+    start, kept = drawn_at(first), KeptDrags(tmp_path / "kept")
+    made = all_moves("face", start, first + 5, ["mine"], kept)
+    assert asked == [(1, True), (5, True), (5, False), (68, True)]
+    again = all_moves("face", start, first + 5, ["mine"], kept)
+    assert len(asked) == 4
+    for points, row in made.items():
+        assert torch.equal(row["mine"].made.w, again[points]["mine"].made.w)
+        assert row["mine"].back == again[points]["mine"].back
+        assert (row["mine"].back is not None) == (points == 5)
+        assert row["mine"].made.reason == "cap"
+        assert row["mine"].before_px == pytest.approx(np.hypot(5, 5) * 4)
+    assert all_moves("face", start, None, ["mine"], kept) == {}
+    all_moves("another", start, first + 5, ["mine"], kept)
+    assert len(asked) == 8
+
+
+def test_a_face_is_compared_where_it_is_as_near_as_the_other_way_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = np.linspace(10, 100, 136).reshape(68, 2)
+    start = drawn_at(first)
+    goal, end = first + 4, start.w + 16.0
+    move = move_of(start, goal, 5)
+    assert move is not None
+    made = Made(end, None, 0.1, 10, "cap")
+    monkeypatch.setattr(Start, "render", lambda self, w: torch.full((1, 3, 128, 128), float((w - self.w).mean())))
+    monkeypatch.setattr("benchmarks.drag_moves.face_distance", lambda one, other: round(float(other.mean())))
+    # Every sixteenth of the way brings landmarks a quarter of a pixel nearer, but for one that shows no face.
+    seen = {step: first + step / 4 for step in range(17)} | {9: None}
+    monkeypatch.setattr("benchmarks.drag_moves.landmarks_of", lambda image: seen[round(float(image.mean()))])
+    whole = apart_px(start, move, first)
+    assert whole == pytest.approx(np.hypot(4, 4) * 4)
+    assert apart_px(start, move, None) == whole
+    assert as_near(start, move, made, whole) == 1
+    assert as_near(start, move, made, whole * 0.751) == 4
+    assert as_near(start, move, made, whole * 0.438) == 10
+    assert as_near(start, move, made, whole * 0.01) == 16
+    assert as_near(start, move, made, -1.0) == 16
 
 
 def test_single_points_are_compared_by_their_means() -> None:
-    def outcome(after_px: float, identity: float, reason: str) -> Outcome:
-        made = Made(torch.zeros(1), None, 0.1, 10, reason)
-        return Outcome(8.0, after_px, identity, 0.02, None, torch.zeros(2, 128), made)
-
     rows = [
         {"published": outcome(6.0, 0.1, "arrived"), "ours": outcome(2.0, 0.2, "stalled")},
         {"published": outcome(2.0, 0.3, "arrived"), "ours": outcome(2.0, 0.1, "arrived")},

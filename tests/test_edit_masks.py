@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from editing.masks import EYES_APART, automatic_mask, soft_mask
+from editing.masks import EYES_APART, MASK_GRID, automatic_mask, faded, soft_mask
 from pipeline.outputs import Sampled
 from pipeline.schema import compose
 from pipeline.stages import make_drag, sampled_crop
 from tests.test_drag import random_w
 from tests.tiny import tiny_generator
 
+ROOT = Path(__file__).parents[1]
 HANDLES = np.array([[60.0, 50.0], [120.0, 100.0]])
 
 
@@ -45,6 +51,48 @@ def test_the_core_and_the_fade_are_fractions_of_the_distance_between_the_eyes() 
     assert mask[50, 60 + 17] == pytest.approx(1.0, abs=0.01)
     assert mask[50, 60 + 35] == pytest.approx(0.0, abs=0.01)
     assert 0.3 < mask[50, 60 + 26] < 0.7
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (150, 192), (130, 700), (450, 333)])
+def test_a_mask_is_its_coarse_grid_interpolated(shape: tuple[int, int]) -> None:
+    seen: list[np.ndarray] = []
+
+    def away(grid: np.ndarray) -> np.ndarray:
+        seen.append(grid)
+        return np.asarray(0.34 + 0.36 * (0.5 + 0.5 * np.sin(grid[..., 0] / 9) * np.cos(grid[..., 1] / 7)))
+
+    mask = faded(away, shape)
+    (grid,) = seen
+    share = 0.5 - 0.5 * np.sin(grid[..., 0] / 9) * np.cos(grid[..., 1] / 7)
+    coarse = share * share * (3 - 2 * share)
+    columns, rows = grid[0, :, 0], grid[:, 0, 1]
+    across = np.stack([np.interp(np.arange(shape[1]), columns, line) for line in coarse])
+    wanted = np.stack([np.interp(np.arange(shape[0]), rows, line) for line in across.T], axis=1)
+    assert mask.dtype == np.float32
+    assert np.abs(mask - wanted).max() < 1e-6
+    if max(shape) <= MASK_GRID:
+        assert np.array_equal(mask, coarse.astype(np.float32))
+
+
+MASK = """
+import hashlib, os, sys
+import numpy as np
+from editing.masks import automatic_mask
+ends = np.array([[300.0, 200.0], [650.0, 420.0]])
+mask = automatic_mask(ends, ends + [[11.0, -7.0], [3.0, 0.0]], 160.0, (800, 900))
+print(hashlib.sha256(mask.tobytes()).hexdigest())
+"""
+
+
+def test_a_mask_has_the_same_bits_on_any_number_of_cores() -> None:
+    def told(threads: int) -> str:
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(
+            [sys.executable, "-c", MASK], check=True, capture_output=True, text=True, cwd=ROOT, env=environment
+        )
+        return done.stdout
+
+    assert told(1) == told(2)
 
 
 def test_points_by_hand_have_it_unless_a_picture_or_the_setting_says_otherwise() -> None:
