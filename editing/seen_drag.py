@@ -8,8 +8,8 @@ same start and asks for as much more. What drags of features cannot get is left 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -61,6 +61,152 @@ class Attempt:
         return ARRIVED <= self.seen <= TOO_FAR
 
 
+@dataclass(eq=False, slots=True)
+class _Search:
+    """The attempts of one drag: what they share, where the detector found the points [N, 2] at first, those that can be
+    looked along, the best and the last of them, and how many drags were made."""
+
+    generator: Generator
+    w: Tensor
+    noise: NoiseMaps | None
+    locator: Locator
+    moves: Points
+    mask: Tensor | None
+    settings: DragSettings
+    on_step: Callable[[DragStep], None] | None
+    should_stop: Callable[[], bool] | None
+    person: Person | None
+    first: Points
+    tried: list[Attempt] = field(default_factory=list)
+    best: Attempt = field(init=False)
+    last: Attempt = field(init=False)
+    made: int = 0
+
+    def run(self) -> Edited:
+        """All that is tried, one after another, until the moves are seen or it is stopped."""
+        self.best = self.last = self.attempt(0.0, 0, HOLDS[0])
+        if self.moves.any():
+            self.drag_farther()
+            self.drag_between()
+            self.end_by_steps()
+        return _result(self.best, self.last, self.first, self.moves, self.made)
+
+    @property
+    def over(self) -> bool:
+        """Whether the moves are seen, or nothing more is wanted."""
+        return self.best.arrived or self.last.edited.stop_reason == "stopped"
+
+    def drag_farther(self) -> None:
+        """Drags to targets that are set by what the last one showed."""
+        reach = 1.0
+        for number, hold in enumerate(HOLDS):
+            if self.over:
+                return
+            if number and reach == self.last.reach and hold == HOLDS[number - 1]:
+                continue  # the same drag again
+            self.keep(self.attempt(reach, number, hold))
+            reach = next_reach(self.last)
+
+    def drag_between(self) -> None:
+        """One more drag, where a farther one showed less than the best."""
+        best = self.best.reach
+        farther = min((other.reach for other in self.tried if other.reach > best > 0.0), default=None)
+        if farther is not None and not self.over:
+            self.keep(self.attempt((best * farther) ** 0.5, len(HOLDS), BETWEEN_HOLD))
+
+    def end_by_steps(self) -> None:
+        """Looks along the ways of what was tried, and firmly held steps in W from the best of it."""
+        for number, hold in enumerate(ENDING_HOLDS):
+            if self.over:
+                return
+            found = self.along()
+            if found is not None:
+                self.best = found
+                return
+            self.step_on(number, hold)
+        if not self.over:
+            self.best = self.along() or self.best
+
+    def keep(self, attempt: Attempt) -> None:
+        """Count a drag that was made."""
+        self.last, self.made = attempt, self.made + 1
+        self.tried.append(attempt)
+        self.best = _nearer(self.best, attempt)
+
+    def attempt(self, reach: float, number: int, hold: float) -> Attempt:
+        """A drag from the start to `reach` times the moves, its rest held `hold` times as firmly."""
+        # Chins and ears may lie at the crop's rim, and targets that are set farther beyond it.
+        ends = self.first, self.first + reach * self.moves
+        start, to = (np.clip(points, 0, self.generator.resolution - 1) for points in ends)
+        told = _counted(self.on_step, number * self.settings.steps, self.total)
+        held = replace(self.settings, mask_weight=hold * self.settings.mask_weight)
+        dragged = drag(
+            self.generator, self.w, self.noise, start, to, self.mask, held, told, self.should_stop, self.person
+        )
+        return self.judged(dragged, reach)
+
+    def step_on(self, number: int, hold: float) -> None:
+        """Least-squares steps from the best on, for the rest of the moves; only their way is looked along then."""
+        rest = self.first + self.moves - self.best.points
+        told = _counted(self.on_step, (len(HOLDS) + 1) * self.settings.steps + number * ENDING_ROUNDS, self.total)
+        moved = drag_landmarks(
+            self.generator, self.best.edited.w, self.noise, self.locator, rest, self.mask,
+            _ending(self.settings, hold), told, self.should_stop,
+        )  # fmt: skip
+        ended = self.judged(joined(self.best.edited, moved, self.settings.frame_every), self.best.reach)
+        self.best, self.tried = _nearer(self.best, ended), [ended]
+        if moved.stop_reason == "stopped":
+            self.last = ended
+
+    @property
+    def total(self) -> int:
+        """The steps of all attempts at most."""
+        return (len(HOLDS) + 1) * self.settings.steps + len(ENDING_HOLDS) * ENDING_ROUNDS
+
+    def judged(self, edited: Edited, reach: float) -> Attempt:
+        """What the detector says of a drag's picture."""
+        picture = to_frame(edited.image)
+        points = self.locator.locate(picture)
+        return Attempt(edited, reach, points, self.seen_of(points), self.locator.recognises(picture))
+
+    def seen_of(self, points: Points) -> float:
+        """The share of the moves that points [N, 2] show."""
+        return float(((points - self.first) * self.moves).sum() / max(float((self.moves**2).sum()), 1e-12))
+
+    def along(self) -> Attempt | None:
+        """The nearest arrived and recognised state on the straight ways to where what was tried ended; None without
+        one."""
+        found: list[tuple[float, int, Tensor]] = []
+        for number, made in enumerate(self.tried):
+            places = [self.w + share * (made.edited.w - self.w) for share in STRETCHES]
+            shown = [self.seen_of(self.locator.locate(self.picture(there))) for there in places]
+            for i in range(1, len(places) - 1):
+                if all(ARRIVED <= share <= TOO_FAR for share in (shown[i], float(np.mean(shown[i - 1 : i + 2])))):
+                    found.append((float((places[i] - self.w).norm()), number, places[i]))
+        for _, number, there in sorted(found, key=lambda item: item[:2]):
+            if self.locator.recognises(self.picture(there)):
+                end = self.tried[number]
+                way = self.straight(end.edited, there)
+                return self.judged(joined(end.edited, way, self.settings.frame_every), end.reach)
+        return None
+
+    def picture(self, w: Tensor) -> Picture:
+        """The picture [R, R, 3] of a latent [1, L, D]."""
+        with torch.no_grad():
+            return to_frame(self.generator.synthesize(w, "const", self.noise))
+
+    def straight(self, first: Edited, to: Tensor) -> Edited:
+        """The straight way from where a drag ended to a latent [1, L, D], with a picture of every step if it has
+        some."""
+        steps = STRETCH_STEPS if first.frames else 1
+        pictures = [self.picture(torch.lerp(first.w, to, number / steps)) for number in range(steps + 1)]
+        with torch.no_grad():
+            image = self.generator.synthesize(to, "const", self.noise)
+        tracks = torch.from_numpy(np.stack([self.locator.locate(picture) for picture in pictures])).float()
+        frames = pictures if first.frames else []
+        return Edited(to, image, tracks, "arrived", steps, frames, {"best_step": float(steps)})
+
+
 def drag_until_seen(
     generator: Generator,
     w: Tensor,
@@ -81,108 +227,30 @@ def drag_until_seen(
     whatever the features' tracker says. Distances in the metrics are the locator's; tracks and frames those of the drag
     that is the result, and of the steps in W after it. UsageError for arguments that do not fit.
     """
-    settings = settings or DragSettings()
-    stop_px = settings.stop_px or STOP * generator.resolution
-    # What follows was measured with the paper's discs and block.
-    block = pick_resolution(
-        generator, settings.feature_resolution, PAPER_BLOCK_PX if len(moves_crop) < CROWD else AUTO_BLOCK_PX
-    )
-    r1_px = settings.r1_px or PAPER_R1_PX
-    settings = replace(settings, stop_px=stop_px, pace="even", feature_resolution=block, r1_px=r1_px)
+    moves = points_array(moves_crop, "moves")
     with torch.no_grad():
         first = locator.locate(to_frame(generator.synthesize(w, "const", noise)))
-    moves = points_array(moves_crop, "moves")
     if first.shape != moves.shape:
         raise UsageError(f"{len(moves)} moves were given for {len(first)} points that are found.")
-    total = (len(HOLDS) + 1) * settings.steps + len(ENDING_HOLDS) * ENDING_ROUNDS
+    asked = _as_measured(settings or DragSettings(), generator, len(moves))
+    return _Search(generator, w, noise, locator, moves, mask_crop, asked, on_step, should_stop, person, first).run()
 
-    def seen_of(points: Points) -> float:
-        return float(((points - first) * moves).sum() / max(float((moves**2).sum()), 1e-12))
 
-    def judged(edited: Edited, reach: float) -> Attempt:
-        picture = to_frame(edited.image)
-        points = locator.locate(picture)
-        return Attempt(edited, reach, points, seen_of(points), locator.recognises(picture))
-
-    def attempt(reach: float, number: int, hold: float) -> Attempt:
-        # Chins and ears may lie at the crop's rim, and targets that are set farther beyond it.
-        start, to = (np.clip(points, 0, generator.resolution - 1) for points in (first, first + reach * moves))
-        told = _counted(on_step, number * settings.steps, total)
-        held = replace(settings, mask_weight=hold * settings.mask_weight)
-        return judged(drag(generator, w, noise, start, to, mask_crop, held, told, should_stop, person), reach)
-
-    def along(attempts: Sequence[Attempt]) -> Attempt | None:
-        """The nearest arrived and recognised state on the straight ways to where attempts ended; None without one."""
-        found: list[tuple[float, int, Tensor]] = []
-        for number, made in enumerate(attempts):
-            places = [w + share * (made.edited.w - w) for share in STRETCHES]
-            shown = [seen_of(locator.locate(_picture(generator, there, noise))) for there in places]
-            for i in range(1, len(places) - 1):
-                if all(ARRIVED <= share <= TOO_FAR for share in (shown[i], float(np.mean(shown[i - 1 : i + 2])))):
-                    found.append((float((places[i] - w).norm()), number, places[i]))
-        for _, number, there in sorted(found, key=lambda item: item[:2]):
-            if locator.recognises(_picture(generator, there, noise)):
-                way = _straight(generator, attempts[number].edited, there, noise, locator)
-                return judged(joined(attempts[number].edited, way, settings.frame_every), attempts[number].reach)
-        return None
-
-    best = last = attempt(0.0, 0, HOLDS[0])
-    tried: list[Attempt] = []
-    reach, made = 1.0, 0
-    for number, hold in enumerate(HOLDS if moves.any() else ()):
-        if best.arrived or last.edited.stop_reason == "stopped":
-            break
-        if number and reach == last.reach and hold == HOLDS[number - 1]:
-            continue  # the same drag again
-        last, made = attempt(reach, number, hold), made + 1
-        tried.append(last)
-        best = _nearer(best, last)
-        reach = next_reach(last)
-    farther = min((other.reach for other in tried if other.reach > best.reach > 0.0), default=None)
-    if farther is not None and not best.arrived and last.edited.stop_reason != "stopped":
-        last, made = attempt((best.reach * farther) ** 0.5, len(HOLDS), BETWEEN_HOLD), made + 1
-        tried.append(last)
-        best = _nearer(best, last)
-    for number, hold in enumerate(ENDING_HOLDS if moves.any() else ()):
-        if last.edited.stop_reason == "stopped" or best.arrived:
-            break
-        found = along(tried)
-        if found is not None:
-            best = found
-            break
-        rest = first + moves - best.points
-        told = _counted(on_step, (len(HOLDS) + 1) * settings.steps + number * ENDING_ROUNDS, total)
-        ending, start = _ending(settings, hold), best.edited.w
-        moved = drag_landmarks(generator, start, noise, locator, rest, mask_crop, ending, told, should_stop)
-        ended = judged(joined(best.edited, moved, settings.frame_every), best.reach)
-        best, tried = _nearer(best, ended), [ended]
-        last = ended if moved.stop_reason == "stopped" else last
-    if moves.any() and not best.arrived and last.edited.stop_reason != "stopped":
-        best = along(tried) or best
-    return _result(best, last, first, moves, made)
+def _as_measured(settings: DragSettings, generator: Generator, points: int) -> DragSettings:
+    """What is left open in the settings: presets were measured with the paper's discs and block, and even steps."""
+    largest_px = PAPER_BLOCK_PX if points < CROWD else AUTO_BLOCK_PX
+    return replace(
+        settings,
+        stop_px=settings.stop_px or STOP * generator.resolution,
+        pace="even",
+        feature_resolution=pick_resolution(generator, settings.feature_resolution, largest_px),
+        r1_px=settings.r1_px or PAPER_R1_PX,
+    )
 
 
 def _nearer(best: Attempt, other: Attempt) -> Attempt:
     """Of two attempts the one that shows the asked moves better, if it is recognised."""
     return other if other.known and abs(1.0 - other.seen) < abs(1.0 - best.seen) else best
-
-
-def _picture(generator: Generator, w: Tensor, noise: NoiseMaps | None) -> Picture:
-    """The picture [R, R, 3] of a latent [1, L, D]."""
-    with torch.no_grad():
-        return to_frame(generator.synthesize(w, "const", noise))
-
-
-def _straight(generator: Generator, first: Edited, to: Tensor, noise: NoiseMaps | None, locator: Locator) -> Edited:
-    """The straight way from where a drag ended to a latent [1, L, D], with a picture of every step if it has some."""
-    steps = STRETCH_STEPS if first.frames else 1
-    shares = [number / steps for number in range(steps + 1)]
-    pictures = [_picture(generator, torch.lerp(first.w, to, share), noise) for share in shares]
-    with torch.no_grad():
-        image = generator.synthesize(to, "const", noise)
-    tracks = torch.from_numpy(np.stack([locator.locate(picture) for picture in pictures])).float()
-    frames = pictures if first.frames else []
-    return Edited(to, image, tracks, "arrived", steps, frames, {"best_step": float(steps)})
 
 
 def _ending(settings: DragSettings, hold: float) -> LandmarkSettings:
