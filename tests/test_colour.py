@@ -64,7 +64,11 @@ def test_a_wide_space_is_told_apart_and_goes_there_and_back() -> None:
     assert np.abs(space.to_srgb(space.from_srgb(values)) - values).mean() < 1 / 127.5
 
 
-@pytest.mark.parametrize("icc", [None, b"", b"broken", srgb_profile(), wide_profile()[:300]])
+@pytest.mark.parametrize(
+    "icc",
+    [None, b"", b"broken", srgb_profile(), wide_profile()[:300]],
+    ids=["none", "empty", "broken", "sRGB", "cut off"],  # a profile holds its date, and ids must be the same each time
+)
 def test_what_is_srgb_or_unreadable_is_left_alone(icc: bytes | None) -> None:
     assert colour_space(icc) is None
 
