@@ -118,6 +118,7 @@ def step_figures(device: torch.device, resolution: int, steps: int, rounds: int)
     found |= {f"seconds_{name}": statistics.median(row) for name, row in seconds.items() if name.startswith("maps_")}
     if device.type == "cuda":
         found["recorded"] = float(is_recorded(generator, w))
+        found |= recording_figures(generator, w)
         started = time.perf_counter()
         begin(prepare(generator, w, None, *points, DragSettings(frame_every=0)))
         torch.cuda.synchronize(device)
@@ -144,6 +145,21 @@ def map_figures(generator: Generator, w: Tensor, times: int) -> dict[str, float]
             wait(w.device)
             found[f"maps_{name}_{speed}"] = (time.perf_counter() - started) / times
     return found
+
+
+def recording_figures(generator: Generator, w: Tensor) -> dict[str, float]:
+    """How far played maps and their derivative lie from those drawn anew at most, in shares of the largest value."""
+    levels = pick_levels(generator, pick_resolution(generator, 0, AUTO_BLOCK_PX))
+    found: dict[str, list[Tensor]] = {}
+    for name, record in (("anew", False), ("played", True)):
+        with mock.patch.object(drawing, "can_record", lambda d, record=record: record and d.type == "cuda"):
+            draw = drawing.step_maps(generator, w, levels, None)
+        latent = (w + 0.1).requires_grad_(True)  # not the latent that was recorded with
+        maps = draw(latent)
+        (derivative,) = torch.autograd.grad([x.square().mean() for x in maps], latent)
+        found[name] = [*(x.detach().clone() for x in maps), derivative.clone()]
+    apart = [float((x - y).abs().max() / x.abs().max()) for x, y in zip(found["anew"], found["played"], strict=True)]
+    return {"recorded_maps_apart": max(apart[:-1]), "recorded_derivative_apart": apart[-1]}
 
 
 def wait(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from editing.points import Points
 
 MASK_CORE, MASK_FADE = 0.34, 0.36  # inter-ocular distances: fully editable round a move, then fading out
 MASK_GRID = 192  # the mask is smooth, so it is computed this coarse and enlarged
-LINES_AT_ONCE = 64
+LINES_AT_ONCE = 64  # of a mask, so that enlarging it to a large photo takes little memory beside the mask
 WIDER_BY_MOVE = 1.5  # of the longest move: a nose that goes far takes its head along
 EYES_APART = 0.26  # of an aligned crop's side: about the distance between the eyes
 
@@ -74,7 +74,8 @@ def _enlarge(coarse: Points, rows: Points, columns: Points, shape_hw: tuple[int,
 
 
 def _places(knots: Points, count: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """For pixels 0 to count - 1 the knot at or before each and the share of the way to the next."""
+    """For pixels 0 to count - 1, among ascending knots [N]: the index [count] of the knot at or before each, and the
+    share [count] in [0, 1] of the way to the next."""
     pixels = np.arange(count, dtype=np.float64)
     before = np.clip(np.searchsorted(knots, pixels, side="right") - 1, 0, max(len(knots) - 2, 0))
     ways = np.diff(knots, append=knots[-1] + 1.0)
@@ -84,7 +85,7 @@ def _places(knots: Points, count: int) -> tuple[NDArray[np.intp], NDArray[np.flo
 def _mixed(
     values: NDArray[np.float32], at: NDArray[np.intp], share: NDArray[np.float32], axis: int
 ) -> NDArray[np.float32]:
-    """Between what lies at an index and at the next one."""
+    """Along an axis of values [h, w], what lies at that share of the way from each index to the next one."""
     first = values.take(at, axis)
     first *= 1 - share
     second = values.take(np.minimum(at + 1, values.shape[axis] - 1), axis)

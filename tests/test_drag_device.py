@@ -87,6 +87,22 @@ def test_steps_that_could_not_be_recorded_are_told(monkeypatch: pytest.MonkeyPat
     assert not drag_device.is_recorded(generator, w)
 
 
+def test_what_is_played_is_compared_with_what_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = tiny_generator(64)
+    w = drag_device.latent_of(generator, 0)
+    assert set(drag_device.recording_figures(generator, w).values()) == {0.0}
+    draw, turns = drawing.step_maps, iter((1.0, 1.25))
+
+    def louder(*args: Any) -> drawing.Maps:
+        maps, factor = draw(*args), next(turns)
+        return lambda ws: tuple(factor * x for x in maps(ws))
+
+    monkeypatch.setattr(drawing, "step_maps", louder)
+    found = drag_device.recording_figures(generator, w)
+    assert found["recorded_maps_apart"] == pytest.approx(0.25)
+    assert found["recorded_derivative_apart"] == pytest.approx(1.25**2 - 1)
+
+
 def test_points_lie_in_the_picture_and_move_a_little() -> None:
     for seed in range(20):
         handles, targets, mask = drag_device.asked(128, seed, torch.device("cpu"))
